@@ -1,4 +1,4 @@
-"""Runs a benchmark by its name: python -m benchmarks NAME ...; without a name, lists all."""
+"""Run a benchmark by its name: python -m benchmarks NAME ...; without a name, list all."""
 
 import runpy
 import sys
@@ -13,7 +13,7 @@ def main() -> None:
         sys.exit(f"python -m benchmarks NAME ...; benchmarks: {', '.join(names)}")
     script = HERE / f"{sys.argv[1]}.py"
     sys.argv[:2] = [str(script)]
-    sys.path.insert(0, str(HERE))  # as for a script
+    sys.path.insert(0, str(HERE))  # a script has its own folder on the path too
     runpy.run_path(str(script), run_name="__main__")
 
 

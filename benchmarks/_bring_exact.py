@@ -1,4 +1,6 @@
-"""What must not differ from the programs that models come from: samplers, graphs and adapters."""
+"""Compare with the programs that models come from what must not differ: samplers, graphs and
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from edgegen.workflows.source_choices import SourceChoices
 SAMPLER_GOAL, GRAPH_GOAL, LORA_GOAL = 1e-5, 1e-4, 1e-6
 PROMPTS = ("red apple", "blue car")
 SEEDS = range(2)
-WIDEST = 1024.0  # beyond any latent, and a power of two: dividing by it rounds nothing
+WIDEST = 1024.0  # beyond any latent, and a power of two, so that dividing by it does not round
 GUIDANCE = 3.0
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 VELOCITY = {"prediction_type": "v_prediction", "clip_sample": False, "steps_offset": 1}
@@ -47,7 +49,7 @@ SCHEDULERS: tuple[tuple[int, dict[str, Any]], ...] = (
 
 
 def theirs(folder: Path, **more: Any) -> Any:
-    """diffusers' own pipeline in full precision."""
+    """Return diffusers' own pipeline in full precision."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **more)
@@ -57,7 +59,7 @@ def theirs(folder: Path, **more: Any) -> Any:
 
 @contextmanager
 def replayed(scheduler: Any, brought: Brought) -> Iterator[None]:
-    """Fresh noise of each of its steps is what a bundle draws at that step."""
+    """Give each step of a scheduler the fresh noise that a bundle draws at that step."""
     module = sys.modules[type(scheduler).__module__]
     step, own, draw = scheduler.step, 0, getattr(module, "randn_tensor", None)
 
@@ -81,7 +83,7 @@ def replayed(scheduler: Any, brought: Brought) -> Iterator[None]:
 
 
 def samplers(folder: Path) -> list[dict[str, Any]]:
-    """The latents of two prompts with guidance."""
+    """Compare the latents of two prompts with guidance, for each scheduler."""
     import diffusers
 
     pipeline, rows = theirs(folder), []
@@ -115,7 +117,7 @@ def samplers(folder: Path) -> list[dict[str, Any]]:
 
 
 def _contexts(brought: Brought) -> tuple[Array, Array]:
-    """Of the prompts, and of no words, by torch."""
+    """Return the contexts of the prompts, and of the empty prompt, computed by torch."""
     from edgegen.workflows.brought import load_brought
 
     choices = SourceChoices(PROMPTS, guidance=GUIDANCE)
@@ -127,8 +129,8 @@ def _contexts(brought: Brought) -> tuple[Array, Array]:
 
 
 def _exact(module: Any) -> Callable[..., torch.Tensor]:
-    """What the network gives in double precision: both loops then ask the same function, whatever
-    batches they ask it in.
+    """Return the network in double precision, so that both loops call the same function, whatever
+    batches they call it with.
     """
     network = module.double()
 
@@ -155,7 +157,7 @@ def _ours(brought: Brought) -> Array:
         return network(**{name: torch.from_numpy(v) for name, v in inputs.items()}).numpy()
 
     found: Array = brought.sampler(
-        # images are cut off at 1, and latents are not
+        # images are clipped at 1, latents are not
         {"denoiser": denoiser, "decoder": lambda x: x / WIDEST},
         noise(brought.noise, SEEDS, "start"),
         {"context": given, "null_context": null},
@@ -178,7 +180,7 @@ def _theirs(pipeline: Any, brought: Brought, steps: int) -> Array:
 
 
 def graphs(folder: Path) -> list[dict[str, Any]]:
-    """Of each graph what a trajectory asks it, on each runtime for CPUs."""
+    """Compare each graph with torch on a trajectory's calls, on each runtime for CPUs."""
     generator = load_generator(folder, choices=SourceChoices(PROMPTS, guidance=GUIDANCE)).generator
     brought, rows = bring(folder), []
     calls: dict[str, list[Mapping[str, Any]]] = {
@@ -213,7 +215,9 @@ def graphs(folder: Path) -> list[dict[str, Any]]:
 
 
 def lora(folder: Path) -> list[dict[str, Any]]:
-    """An adapter of every linear layer and convolution of the U-Net, in each program's names."""
+    """Compare a merged adapter of every linear layer and convolution of the U-Net, with each
+    program's names.
+    """
     from torch import nn
 
     pipeline, rank, scale = theirs(folder), 4, 0.8
@@ -255,7 +259,7 @@ def lora(folder: Path) -> list[dict[str, Any]]:
 def _schemes(
     updates: Mapping[str, tuple[torch.Tensor, torch.Tensor]], place: Path
 ) -> dict[str, Path]:
-    """The same numbers as three programs write them."""
+    """Write the same numbers as three programs write them, and return the files."""
     named: dict[str, dict[str, torch.Tensor]] = {"diffusers": {}, "kohya": {}, "PEFT": {}}
     for layer, (down, up) in updates.items():
         flat = f"lora_unet_{layer.replace('.', '_')}"

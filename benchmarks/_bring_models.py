@@ -1,5 +1,5 @@
-"""The three real models: exported for each runtime, beside what other toolkits make of the same
-graphs; and a bundle of prompts on a device.
+"""Export the three real models for each runtime and compare them with what other toolkits make of
+the same graphs; run a bundle of prompts on a device.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from edgegen.workflows.source_choices import SourceChoices
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIMES = ("onnxruntime", "openvino")
-BATCH, ROUNDS = 4, 3  # that speeds are measured with
-STEPS, GUIDANCE = 20, 3.0  # as the text-to-image folder's README.md has them
+BATCH, ROUNDS = 4, 3  # of the measurement of speeds
+STEPS, GUIDANCE = 20, 3.0  # as in the README.md of the text-to-image folder
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Subjects:
-    """Where the models are; only: one of them by name."""
+    """Say where the models are; `only` names one of them."""
 
     folder: Path
     models: Path
@@ -57,9 +57,11 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Effort:
-    """max_images, ruined (the largest share that passes) and time (such as 15m; None: no limit): of
-    the exports; samples: pairs that all are judged on in one run; feeds: seeds that the peers
-    calibrate on.
+    """Set the effort.
+
+    `max_images`, `ruined` (the largest share that passes) and `time` (such as 15m; None: no limit)
+    are those of the exports; `samples` are the pairs on which all are judged in one run, and
+    `feeds` the seeds that the peers calibrate on.
     """
 
     max_images: int
@@ -70,13 +72,13 @@ class Effort:
 
     @property
     def terms(self) -> Terms:
-        """The gates of an export, at one look."""
+        """Return the gates of an export, at one look."""
         return Terms(0.02, self.samples, ruined=self.ruined, psnr=ExportSettings().min_psnr_db)
 
 
 @dataclass(frozen=True)
 class RealModel:
-    """What is exported, and how."""
+    """Say what is exported, and how."""
 
     source: Path
     choices: SourceChoices
@@ -84,7 +86,7 @@ class RealModel:
 
 
 def real_models(subjects: Subjects) -> Mapping[str, RealModel]:
-    """By the names that folders of bundles begin with."""
+    """Return the models by the names that their bundle folders begin with."""
     terrain, faces = subjects.models / "terrain", subjects.models / "faces"
     given = ("noisy=noise", "sigma=timestep", f"difficulty={terrain / 'difficulty.npy'}")
     prompts = subjects.folder / "prompts.txt"
@@ -98,8 +100,10 @@ def real_models(subjects: Subjects) -> Mapping[str, RealModel]:
 
 
 def models(subjects: Subjects, effort: Effort) -> list[Row]:
-    """A row an export, and a row each that was judged in the one run."""
-    # attempts of other exports of the same model would share this one's error
+    """Return a row for each export, and a row for each candidate that was judged in the
+    common run.
+    """
+    # other exports of the same model would use up part of this one's error
     os.environ["EDGEGEN_CACHE"] = str(subjects.work / "cache")
     rows: list[Row] = []
     for name, model in real_models(subjects).items():
@@ -119,7 +123,9 @@ def models(subjects: Subjects, effort: Effort) -> list[Row]:
 def exported(
     name: str, model: RealModel, host: str, work: Path, effort: Effort
 ) -> tuple[Row, Bundle | None]:
-    """What an export says, and its bundle, a refused one too; made by an earlier run or here."""
+    """Return the row of an export and its bundle, even a refused one, made by an earlier run or
+    now.
+    """
     row: Row = {"model": name, "what": f"edgegen export, {host}"}
     out = work / f"{name}-{host}"
     refused = work / REJECTED / out.name
@@ -160,7 +166,7 @@ def _evidence(found: Mapping[str, Any]) -> Row:
 def side_by_side(
     name: str, bundles: Mapping[str, Bundle], nncf: str | None, effort: Effort
 ) -> Iterator[Row]:
-    """All candidates on the same graphs, feeds and seeds in one run."""
+    """Compare all candidates on the same graphs, feeds and seeds in one run."""
     bundle = next(iter(bundles.values()))
     full = {host: bundle.pipeline(runtime(host), "fp32", 1) for host in RUNTIMES}
     candidates = {
@@ -175,7 +181,7 @@ def side_by_side(
             (mine := Path(place) / peer).mkdir()
             try:
                 candidates[f"{peer}, {host}"] = quantized_by(make, bundle, feeds, host, mine)
-            except Exception as error:  # a peer that fails is a result
+            except Exception as error:  # the failure of a peer is a result too
                 yield {"model": name, "what": f"{peer}, {host}", "why": f"failed: {error!s:.200}"}
         spent = seconds({f"FP32, {h}": p for h, p in full.items()} | candidates, BATCH, ROUNDS)
         base = min(spent[f"FP32, {host}"] for host in full)
@@ -201,7 +207,7 @@ def side_by_side(
 
 
 def judged(side: FullSide, pipeline: Pipeline, effort: Effort) -> Row:
-    """By an export's gates at one look, and the share of ruined pairs as it is."""
+    """Judge by an export's gates at one look, and by the share of ruined pairs as it is."""
     noted, terms = Noted(side), effort.terms
     pairs = Pairs(side, pipeline, noted)
     look = next(iter(pairs.looks(LookSchedule.once(effort.samples), terms.budget)))
@@ -218,7 +224,9 @@ def judged(side: FullSide, pipeline: Pipeline, effort: Effort) -> Row:
 
 
 def device(bundle: Path) -> list[Row]:
-    """Prompts to images by the wheel, one runtime and what reads prompts, and nothing else."""
+    """Make images from prompts with the wheel, one runtime and the tokenizer, and nothing else
+    installed.
+    """
     sys.path.append(str(ROOT / "tests"))
     import devices
 

@@ -1,5 +1,5 @@
-"""Which convolutions of the terrain model bear INT8: plans by hand, on both runtimes; weights are
-rounded to the nearest number.
+"""Find which convolutions of the terrain model tolerate INT8, with plans made by hand on both
+runtimes; weights are rounded to nearest.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ from edgegen.workflows.source_choices import SourceChoices
 RUNTIMES = ("onnxruntime", "openvino")
 FEEDS, IMAGES, BATCH, ROUNDS = 32, 4, 2, 3
 PARTS = 4
-EVEN = 100.0  # largest value of what a normalization has just written
+EVEN = 100.0  # largest value right behind a normalization
 Row = dict[str, Any]
-Layers = Mapping[str, Sequence[str]]  # what a plan is called -> convolutions in INT8
+Layers = Mapping[str, Sequence[str]]  # name of a plan -> its convolutions in INT8
 
 
 def plans(terrain: Path) -> Iterator[Row]:
-    """A row a plan and runtime, and one for full precision. terrain: of scripts/real_models.py."""
+    """Yield a row for each plan and runtime, and one for full precision; scripts/real_models.py
+    makes `terrain`.
+    """
     given = ("noisy=noise", "sigma=timestep", f"difficulty={terrain / 'difficulty.npy'}")
     choices = SourceChoices(inputs=given, sampler=terrain / "sampler.json")
     source = load_generator(terrain / "model.onnx", choices=choices)
@@ -75,7 +77,9 @@ def plans(terrain: Path) -> Iterator[Row]:
 
 
 def candidates(found: Calibration) -> Layers:
-    """All but the ends; without the last part; a part alone; 3 x 3, and by what they read."""
+    """Return the plans: all but the ends, all without the last part, single parts, and 3 x 3
+    convolutions, also by what they read.
+    """
     ((graph, model),) = found.models.items()
     dialect = runtime(RUNTIMES[0]).dialect
     nodes = [n for n in qdq.int8_nodes(model, graph, found.plan, dialect) if n.op_type == "Conv"]
@@ -102,13 +106,13 @@ def _is_wide(node: NodeProto, constants: GraphConstants) -> bool:
 
 
 def only(found: Calibration, layers: Sequence[str]) -> Plan:
-    """These convolutions in INT8, and nothing else."""
+    """Return a plan with these convolutions in INT8, and nothing else."""
     (graph,) = found.models
     rules: tuple[tuple[str, Precision], ...] = tuple((f"{graph}/{n}", "int8") for n in layers)
     return replace(found.plan, rules=rules, linear=())
 
 
 def cpu_ms(pipeline: Pipeline) -> float:
-    """An image, median of a few batches on one thread."""
+    """Return the CPU milliseconds of an image, the median of a few batches on one thread."""
     spent = in_turns({"": lambda _: pipeline(range(BATCH))}, ROUNDS)[""]
     return round(1e3 * median(spent).cpu / BATCH, 1)

@@ -1,8 +1,9 @@
-"""A folder of Stable Diffusion 1.5's shape to FP32 ONNX, peak memory and time.
+"""Export a folder of Stable Diffusion 1.5's shape to FP32 ONNX, and measure peak memory
+and time.
 
-A pipeline of random FP16 weights is made first (2.1 GB), by a process of its own that counts for
-nothing, unless a folder is given: a U-Net by itself or a whole pipeline. What is measured is a
-process, too, from reading the folder to the last file.
+A process of its own, which is not measured, first makes a pipeline of random FP16 weights (2.1 GB),
+unless a folder is given: a U-Net alone or a whole pipeline. The measured process runs from reading
+the folder to the last file.
 """
 
 from __future__ import annotations
@@ -57,13 +58,15 @@ index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2D
 
 
 def made(folder: Path) -> Path:
-    """A folder with random weights."""
+    """Make a folder with random weights and return it."""
     subprocess.run([sys.executable, "-c", MAKE, str(folder)], check=True)
     return folder
 
 
 def write(folder: Path, out: Path) -> None:
-    """Every graph of the folder; one line of JSON about what that took."""
+    """Write every graph of the folder, and print one line of JSON about the time and memory that it
+    took.
+    """
     from edgegen.bring.components import COMPONENTS, component
     from edgegen.bring.folder_files import FolderFiles
     from edgegen.bring.wrap import denoiser
@@ -94,7 +97,7 @@ def write(folder: Path, out: Path) -> None:
 
 
 def size(given: Path | None) -> list[dict[str, object]]:
-    """One row."""
+    """Return one row of measurements."""
     with tempfile.TemporaryDirectory() as place:
         folder, out = given or made(Path(place) / "sd15"), Path(place) / "out"
         out.mkdir()

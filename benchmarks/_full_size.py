@@ -1,5 +1,5 @@
-"""Stable Diffusion 1.5's networks on no device, as source for a process of its own: `unet`, `vae`
-and `text`, by diffusers' and transformers' own classes.
+"""Hold the source code of Stable Diffusion 1.5's networks without memory, for a process of its own:
+`unet`, `vae` and `text`, in diffusers' and transformers' own classes.
 """
 
 NETWORKS = """

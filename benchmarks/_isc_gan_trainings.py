@@ -1,4 +1,4 @@
-"""Trainings of isc-gan's variants, each in a process of its own, and the files that they leave."""
+"""Train isc-gan's variants, each in a process of its own, and write their files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from edgegen.training.device import device_of
 from edgegen.training.loop import Trainer, TrainerOptions, shipped
 
 Change = Callable[[Recipe], Recipe]
-PROBE = (40, 160)  # steps that warm up, and that are timed with them
-LATE = 1.15  # times its minutes after which a training stops where it is
-PARTS = 10  # of a training whose mean losses are told
+PROBE = (40, 160)  # steps that warm up, and steps that are timed after them
+LATE = 1.15  # times its minutes after which a training is stopped
+PARTS = 10  # parts of a training whose mean losses are recorded
 
 
 def regular(**changes: Any) -> Change:
-    """A recipe with other regularizers; `rate`, if given, is the recipe's."""
+    """Return a change to other regularizers; `rate`, if given, is the recipe's."""
 
     def change(recipe: Recipe) -> Recipe:
         rate = changes.get("rate", recipe.rate)
@@ -44,7 +44,7 @@ def regular(**changes: Any) -> Change:
 
 
 def shaped(**changes: Any) -> Change:
-    """A recipe whose generator has other connections."""
+    """Return a change of the generator's config, such as its connections."""
     return lambda recipe: replace(recipe, config=replace(recipe.config, **changes))
 
 
@@ -53,7 +53,7 @@ SWEEP: dict[str, Change] = {
     for gamma in (0.01, 0.1, 1.0)
     for rate in (0.0025, 0.001)
 } | {"ada": regular(ada_target=0.6), "fp32": lambda recipe: replace(recipe, precision="fp32")}
-# the others by --variants
+# the others are chosen by --variants
 FIRST = ("gamma0.01-rate0.0025", "gamma0.1-rate0.0025", "gamma0.1-rate0.001", "gamma1-rate0.0025")
 ABLATION: dict[str, Change] = {
     "skip": shaped(connection="skip"),
@@ -62,22 +62,22 @@ ABLATION: dict[str, Change] = {
     "up-before": shaped(up="before"),
     "noise": shaped(noise=True),
 }
-# by --variants: the published blocks, against squeeze-r4
+# by --variants: the published blocks, compared with squeeze-r4
 CONNECTIONS = ("skip", "squeeze-r4", "squeeze-r8")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training, as its process is told it in JSON."""
+    """Describe one training, as its process receives it in JSON."""
 
     what: str
     variant: str
     seed: int
-    recipe: str  # of the family, that the variants change
-    # variants of the sweep, comma-separated, that this one is a change of; "" for the recipe itself
+    recipe: str  # recipe of the family that the variants change
+    # comma-separated variants of the sweep that this one builds on; "" for the recipe itself
     base: str
     images: int  # 0: the probe
-    minutes: float  # after LATE times as many it stops; 0: never
+    minutes: float  # it stops after LATE times as many; 0: never
     batch: int  # 0: the recipe's
     device: str
     threads: int
@@ -89,10 +89,11 @@ class Job:
         return f"{self.variant}-seed{self.seed}"
 
     def plan(self) -> Recipe:
-        """The recipe that this training follows."""
+        """Return the recipe that this training follows."""
         recipe = family("isc-gan").recipes[self.recipe]()
         if self.batch:
-            life = math.log(0.5) / math.log(recipe.ema) * recipe.batch  # in images: it stays
+            # half-life in images, which a new batch size must not change
+            life = math.log(0.5) / math.log(recipe.ema) * recipe.batch
             recipe = replace(recipe, batch=self.batch, ema=half_life(round(life), self.batch))
         for name in filter(None, self.base.split(",")):
             recipe = SWEEP[name](recipe)
@@ -101,7 +102,9 @@ class Job:
 
 
 def train(job: Job) -> None:
-    """In a process of its own: a probe prints its images a second, a training writes its file."""
+    """Run in a process of its own: a probe prints its images per second, a training writes its
+    file.
+    """
     torch.set_num_threads(job.threads)
     recipe = job.plan()
     photos = load(Path(job.data), recipe.config.size)[0]
@@ -149,7 +152,7 @@ def train(job: Job) -> None:
 
 
 def speed(trainer: Trainer) -> float:
-    """Images a second after warming up."""
+    """Return the images per second after warming up."""
     start = 0.0
     for _ in trainer.run():
         if trainer.step == PROBE[0]:
@@ -162,8 +165,8 @@ def means(reports: list[dict[str, float]]) -> dict[str, float]:
 
 
 def run_all(jobs: list[Job], count: int, images: int) -> None:
-    """Every job in a process of its own, `count` at a time; without `images` the first ones' probe
-    says how many.
+    """Run every job in a process of its own, `count` at a time; without `images`, a probe with the
+    first jobs decides how many.
     """
     if not images:
         with ThreadPoolExecutor(count) as pool:
@@ -181,7 +184,7 @@ def run_all(jobs: list[Job], count: int, images: int) -> None:
 
 
 def run_one(job: Job) -> str:
-    """What the process prints; RuntimeError when it fails."""
+    """Return what the process prints. Raises RuntimeError if it fails."""
     command = [sys.executable, __file__, json.dumps(vars(job))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,6 @@
-"""What several benchmarks measure alike: calls in turn, processes of their own, intervals.
+"""Measure what several benchmarks measure alike: calls in turn, processes of their own,
+intervals.
+
 It imports nothing that would show in the peak memory of a small process.
 """
 
@@ -16,7 +18,7 @@ from edgegen.core.verdict import Interval
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds on the wall's clock and of this process's CPU time."""
+    """Hold seconds of wall time and of this process's CPU time."""
 
     wall: float
     cpu: float
@@ -28,9 +30,12 @@ def in_turns(
     warm_up: int = 0,
     is_twice: bool = False,
 ) -> dict[str, list[Spent]]:
-    """What each call takes, round by round, so that drift of the machine meets all alike. A call is
-    given its round. The rounds of warm_up come first and are not timed; is_twice: neither is a call
-    right before each timed one, which then finds its own data in the caches, as in use.
+    """Return the time of each call, round by round, so that a drift of the machine meets
+    all alike.
+
+    A call receives the number of its round. The rounds of `warm_up` come first and are not timed.
+    With `is_twice`, an untimed call comes right before each timed one, which then finds its own
+    data in the caches, as in use.
     """
     spent: dict[str, list[Spent]] = {name: [] for name in calls}
     for turn in range(warm_up + rounds):
@@ -46,20 +51,22 @@ def in_turns(
 
 
 def median(spent: Sequence[Spent]) -> Spent:
-    """Of each clock by itself."""
+    """Return the median of each clock by itself."""
     return Spent(
         statistics.median(one.wall for one in spent), statistics.median(one.cpu for one in spent)
     )
 
 
 def said_by(*words: str) -> str:
-    """The last line that this Python prints in a process of its own, started with these words."""
+    """Return the last line that this Python prints in a process of its own, started with these
+    words.
+    """
     done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.splitlines()[-1]
 
 
 def columns(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as three columns of a row."""
+    """Return an interval as three columns of a row."""
     return {name: interval.value, f"{name}, low": interval.low, f"{name}, high": interval.high}
 
 

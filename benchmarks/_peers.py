@@ -1,4 +1,4 @@
-"""Other toolkits' INT8 of a bundle's FP32 graphs, each quantized in a Python of its own, and the
+"""Quantize a bundle's FP32 graphs with other toolkits, each in a Python of its own, and measure the
 speed of pipelines from seed to image.
 """
 
@@ -21,12 +21,12 @@ from edgegen.workflows.bench_report.peer_scripts import ONNXRUNTIME
 from edgegen.workflows.bench_report.peers import inner_convolutions
 
 Feeds = list[dict[str, np.ndarray]]
-# FP32 graph, feeds, where to write -> what its runtime loads
+# takes FP32 graph, feeds and the path to write; returns what its runtime loads
 Make = Callable[[Path, Feeds, Path], Path]
 
 
 def elsewhere(python: str, code: str, suffix: str, *more: str) -> Make:
-    """A peer that runs in an environment of its own."""
+    """Return a peer that runs in an environment of its own."""
 
     def make(graph: Path, feeds: Feeds, out: Path) -> Path:
         held = out.with_suffix(".npz")
@@ -44,13 +44,13 @@ def elsewhere(python: str, code: str, suffix: str, *more: str) -> Make:
     return make
 
 
-# ONNX Runtime's quantize_static, after the preprocessing that its documentation asks for
+# ONNX Runtime's quantize_static, after the preprocessing that its documentation asks for.
 onnxruntime_own = elsewhere(sys.executable, ONNXRUNTIME, ".onnx")
 
 
 def convolutions_alone(graph: Path, feeds: Feeds, out: Path) -> Path:
-    """ONNX Runtime's, with what edgegen leaves in FP32 left out by hand: all but convolutions, and
-    each graph's ends.
+    """Quantize with ONNX Runtime, leaving out by hand what edgegen leaves in FP32: all but
+    convolutions, and each graph's ends.
     """
     words = inner_convolutions(graph)
     return elsewhere(sys.executable, ONNXRUNTIME, ".onnx", *words)(graph, feeds, out)
@@ -59,11 +59,11 @@ def convolutions_alone(graph: Path, feeds: Feeds, out: Path) -> Path:
 def quantized_by(
     make: Make, bundle: Bundle, feeds: Mapping[str, Feeds], host: str, folder: Path
 ) -> Pipeline:
-    """The bundle's FP32 graphs quantized by a peer; executed by `host`."""
+    """Return the bundle's FP32 graphs quantized by a peer and executed by `host`."""
     full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
     call = {}
     for graph, name in bundle.manifest.graphs.items():
-        # ModelOpt writes into what it is given
+        # a copy, because ModelOpt writes into the folder that it is given
         own = Path(shutil.copy(bundle.path(name), folder / f"{graph}-full.onnx"))
         made = make(own, feeds[graph], folder / graph)
         call[graph] = runtime(host).load(made, 1)
@@ -71,8 +71,8 @@ def quantized_by(
 
 
 def seconds(candidates: Mapping[str, Pipeline], batch: int, rounds: int) -> dict[str, float]:
-    """CPU seconds of one batch from seed to image, median of interleaved rounds; each behind a
-    batch of its own, as in use.
+    """Return the CPU seconds of one batch from seed to image, the median of interleaved rounds;
+    each follows an untimed batch of its own, as in use.
     """
 
     def draw(pipeline: Pipeline, turn: int) -> None:

@@ -1,5 +1,5 @@
-"""A generator in FP32 and in INT8 on each runtime that executes here, as it is without an export's
-rewrites and search.
+"""Run a generator in FP32 and in INT8 on each CPU runtime, without an export's rewrites
+and search.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from edgegen.export import qdq, runtime
 from edgegen.workflows.export.hosted import hosted
 
 RUNTIMES = ("onnxruntime", "openvino")
-CALIBRATED, BATCH = 64, 64  # seeds, and images at once
+CALIBRATED, BATCH = 64, 64  # calibration seeds, and images at once
 
 
 def pipelines(generator: Generator) -> dict[str, Pipeline]:
-    """By the names of runtime and precision, such as "openvino int8"."""
+    """Return the pipelines by runtime and precision, such as "openvino int8"."""
     models = {name: onnx_files.to_onnx(graph, name) for name, graph in generator.graphs().items()}
     observers = {
         k: Observer(m, qdq.candidates(m), generator.sampler.timesteps, 1) for k, m in models.items()

@@ -1,13 +1,13 @@
-"""The one form of a benchmark's result: parts that were measured each at a time of its own, and
-rows of one table in each.
+"""Define the one form of a benchmark's result: parts that were measured at different times, each
+with the rows of one table.
 
     {"schema_version": 1, "benchmark": "solver",
      "parts": {"cas-dm": {"command": "python -m benchmarks solver --models cas-dm", "threads": 1,
                           "machine": {"cpu": ...}, "versions": {"torch": ...},
                           "seeds": "from 1,000,000 on", "settings": {}, "rows": [{"FD": 72.9}]}}}
 
-What is measured anew takes the place of the part of that name; the others stay as they are. What
-nobody wrote down at the time is empty in files of before.
+A new measurement replaces the part of that name; the other parts stay. What was not recorded at the
+time is empty in older files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """seeds: in words, which images or draws; settings: what else the rows depend on."""
+    """Hold the rows of one table; `seeds` says in words which images or draws they use, `settings`
+    what else they depend on.
+    """
 
     rows: Sequence[Row]
     seeds: str
@@ -40,7 +42,9 @@ class Part:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """With the command that measured it, on which machine, by which libraries."""
+        """Return the part with the command, the machine and the libraries that it was measured
+        with.
+        """
         return {
             "command": command(sys.argv),
             "threads": self.threads,
@@ -53,13 +57,13 @@ class Part:
 
 
 def command(words: Sequence[str]) -> str:
-    """As it is typed, without what only one machine calls its home."""
+    """Return the command as it is typed, with ~ in place of the home folder."""
     script, *given = (word.replace(str(Path.home()), "~") for word in words)
     return " ".join(["python -m benchmarks", Path(script).stem, *given])
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that are installed."""
+    """Return the versions of the libraries that are installed."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -70,7 +74,7 @@ def versions() -> dict[str, str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result's document; ValueError where the file holds none of this schema."""
+    """Read a result's document. Raises ValueError if the file has another schema."""
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     if found.get("schema_version") != SCHEMA or set(found) != {
         "schema_version",
@@ -85,16 +89,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def rows_of(path: Path | None, part: str) -> list[Row]:
-    """Of an earlier run; none where there is no file or part."""
+    """Return the rows of an earlier run; none without a file or a part of that name."""
     if path is None or not path.is_file():
         return []
     return list(read(path)["parts"].get(part, {}).get("rows", []))
 
 
 def keep(path: Path, benchmark: str, name: str, part: Part) -> None:
-    """Into the file, beside the other parts that are in it. The file is the old one or the new one,
-    whatever goes wrong.
-    """
+    """Write a part into the file beside the parts that it has. A failure leaves the old file."""
     parts = dict(read(path)["parts"]) if path.is_file() else {}
     parts[name] = part.to_json()
     document = {"schema_version": SCHEMA, "benchmark": benchmark, "parts": parts}
@@ -103,8 +105,8 @@ def keep(path: Path, benchmark: str, name: str, part: Part) -> None:
 
 
 def report(path: Path | None, benchmark: str, name: str, part: Part) -> None:
-    """A part as a table for people, kept in the file where one is named; ends the program where
-    nothing was measured.
+    """Print a part as a table for people, and keep it in the file if one is named. Ends the program
+    if nothing was measured.
     """
     if not part.rows:
         sys.exit(f"{benchmark}: there was nothing to measure for {name}")
@@ -114,7 +116,7 @@ def report(path: Path | None, benchmark: str, name: str, part: Part) -> None:
 
 
 def followed(rows: Iterable[Row]) -> list[Row]:
-    """All of them, each told as soon as it is there: some benchmarks take hours."""
+    """Return all rows, and print each as soon as it exists, because some benchmarks take hours."""
     found = []
     for row in rows:
         said = " | ".join(f"{name} {_shown(value)}" for name, value in row.items())
@@ -124,14 +126,14 @@ def followed(rows: Iterable[Row]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """As Markdown has it; a column for each name that any row has."""
+    """Return a Markdown table with a column for each name that any row has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [[_shown(row.get(name)) for name in names] for row in rows]
     return "\n".join(" | ".join(line) for line in [names, ["---"] * len(names), *lines])
 
 
 def _shown(value: Any) -> str:
-    """What is not known is empty, and a number has the digits that a reader wants."""
+    """Format a value: empty if it is unknown, a number with five digits."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -140,7 +142,9 @@ def _shown(value: Any) -> str:
 
 
 def arguments_of(doc: str | None) -> argparse.ArgumentParser:
-    """A benchmark's parser: its docstring as help, and --json FILE, which `keep` is given."""
+    """Return a benchmark's parser, with its docstring as help and the option --json FILE for
+    `keep`.
+    """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Graphs rewritten before they are quantized: what benchmarks/rewrites.py tries."""
+"""Rewrite graphs before they are quantized: the rewrites that benchmarks/rewrites.py tries."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgegen.export import onnx as onnx_files
 from edgegen.families.lcd.attention import Folded
 from edgegen.workflows.generators import LoadedGenerator, torch_pipeline
 
-CALIBRATED = 128  # seeds of a calibration, as export has
+CALIBRATED = 128  # seeds of a calibration, as in an export
 BALANCE = 0.5
 Models = dict[str, onnx.ModelProto]
 
 
 def halves_apart(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convolutions that read a concatenation become sums of one convolution of each part, each with
-    a range of its own.
+    """Split convolutions that read a concatenation into sums of one convolution for each part, each
+    with its own range.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -79,8 +79,10 @@ def halves_apart(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def attention_evened(source: LoadedGenerator) -> Models | None:
-    """SmoothQuant's migration inside attention: queries against keys, values against what reads
-    them, a channel at a time.
+    """Apply SmoothQuant's migration inside attention: between queries and keys, and between values
+    and what reads them, channel by channel.
+
+    Returns None for a generator without such attention.
     """
     graphs = torch_graphs(source.generator.graphs())
     blocks = {
@@ -113,7 +115,9 @@ def attention_evened(source: LoadedGenerator) -> Models | None:
 def observed(
     source: LoadedGenerator, graphs: Mapping[str, Graph], blocks: list[Folded]
 ) -> dict[Folded, dict[str, torch.Tensor]]:
-    """Largest magnitudes: of what qkv writes, and of what `own` and `cross` read, a channel."""
+    """Return the largest magnitudes in each channel of what qkv writes, and of what `own` and
+    `cross` read.
+    """
     seen: dict[Folded, dict[str, torch.Tensor]] = {b: {} for b in blocks}
 
     def keep(block: Folded, what: str, x: torch.Tensor) -> None:

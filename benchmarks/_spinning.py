@@ -1,5 +1,5 @@
-"""ONNX Runtime whose threads spin. A module of its own, since files that nobody vouches for are
-tried in a process that imports the runtime by its name.
+"""Define ONNX Runtime with spinning threads. It is a module of its own, because files that nobody
+vouches for are tried in a process that imports the runtime by its name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from edgegen.export.ort import OnnxRuntime
 
 
 class Spinning(OnnxRuntime):
-    """Its threads wait for work without giving up the processor, as ONNX Runtime has it."""
+    """Let threads wait for work without giving up the processor, which is ONNX Runtime's
+    default.
+    """
 
     settings: ClassVar[Mapping[str, str]] = {
         **OnnxRuntime.settings,

@@ -1,4 +1,4 @@
-"""What a training begins with where its generator has a judge."""
+"""Prepare a training whose generator has a judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from edgegen.training.loop import Trainer
 
 
 def taught(trainer: Trainer, lessons: int) -> Trainer:
-    """The same, its judge taught so many lessons if it has one."""
+    """Return the trainer after teaching its judge `lessons` lessons, if it has one."""
     generator = trainer.generator
     if isinstance(generator, Judged) and generator.judge is not None:
         generator.teach(trainer.lessons(lessons))

@@ -53,12 +53,12 @@ BLOCKS = {
     "group silu 64/128": UNetConfig(norm="group", activation="silu"),
 }
 TIMESTEPS = (40, 150, 300, 450, 600, 750, 850, 950)
-IMAGES = 1000  # of an FD
-EMA = 0.99  # short runs: 0.999 would still remember the start
+IMAGES = 1000  # images of an FD
+EMA = 0.99  # for short runs, in which 0.999 would still remember the start
 
 
 class ThetaOnly(CasDm):
-    """The noise predictor without its refiner."""
+    """Train the noise predictor without its refiner."""
 
     def objectives(self) -> Iterable[Objective]:
         return tuple(super().objectives())[:1]
@@ -74,7 +74,9 @@ def trained(generator: CasDm, images: int, photos: Photos) -> CasDm:
 
 
 def v_loss(generator: CasDm, photos: Photos) -> float:
-    """Mean squared error of v over TIMESTEPS on the first 2,000 photos, fixed noise."""
+    """Return the mean squared error of v over TIMESTEPS on the first 2,000 photos, with fixed
+    noise.
+    """
     signal = alphas_bar("cosine", 1000)
     images = torch.from_numpy(photos.pixels[:2000]).permute(0, 3, 1, 2).float() / 127.5 - 1
     labels = torch.eye(10)[torch.from_numpy(photos.labels[:2000])]

@@ -28,12 +28,14 @@ from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
-PICTURES = 96  # in a grid
+PICTURES = 96  # images in a grid
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What bases are held to: photos of a site and held-out objects, of one size."""
+    """Hold what bases are compared with: features of a user's photos and of held-out objects, of
+    one image size.
+    """
 
     network: FeatureNetwork
     site: Array

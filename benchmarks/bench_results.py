@@ -33,8 +33,8 @@ from edgegen.evidence.pareto import charts
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"amx_int8": "amx", "avx512_vnni": "vnni", "avx_vnni": "vnni", "avx2": "avx2"}
-# times as fast as the fastest full precision, from seed to image, that a kind of processor should
-# reach: the geometric mean of a runtime, and of one family alone
+# Goal of a kind of processor, from seed to image, as times as fast as the fastest full precision:
+# the geometric mean of a runtime, and below that of one family alone.
 MEANS = {("amx", "openvino"): 4.0, ("vnni", "openvino"): 2.5}
 MEANS |= {(kind, "onnxruntime"): 1.6 for kind in ("amx", "vnni")}
 ALONE = {("vnni", "openvino", "isc-gan"): 1.7}
@@ -50,13 +50,15 @@ def kind_of(document: BenchDocument) -> str:
 
 
 def own_steps(document: BenchDocument) -> list[BenchedBundle]:
-    """Bundles at their generators' own steps: the zoo's others end with their number."""
+    """Return the bundles at their generators' own steps; the zoo's other bundles end with their
+    number of steps.
+    """
     made = [one for one in document.bundles if one.manifest_sha256]
     return [one for one in made if not re.search(rf"-{one.steps}-steps?$", one.name)]
 
 
 def speeds(document: BenchDocument, runtime: str) -> dict[str, BenchRow]:
-    """edgegen's rows on a runtime that keep to all limits and have a speed, by generator."""
+    """Return edgegen's rows on a runtime that keep all limits and have a speed, by generator."""
     return {
         one.source: row
         for one in own_steps(document)
@@ -71,7 +73,7 @@ def mean_of(rows: dict[str, BenchRow]) -> float:
 
 
 def goals(document: BenchDocument) -> Iterator[Sequence[str]]:
-    """What, the goal, what was found, and whether that is met."""
+    """Yield what is measured, the goal, the result, and whether it is met."""
     kind = kind_of(document)
     for runtime in dict.fromkeys(row.runtime for row in document.rows):
         rows = speeds(document, runtime)
@@ -165,7 +167,9 @@ def page(document: BenchDocument, commit: str) -> str:
 
 
 def pareto(document: BenchDocument) -> dict[str, bytes]:
-    """File -> chart of latency against quality, as the report's page has it, one a family."""
+    """Return file name to chart of latency against quality, as on the report's page, one for each
+    family.
+    """
     return {
         f"zoo-{kind_of(document)}-{number}.svg": chart_file(document, one)
         for number, one in enumerate(charts(document), 1)
@@ -173,7 +177,9 @@ def pareto(document: BenchDocument) -> dict[str, bytes]:
 
 
 def chart(document: BenchDocument) -> str:
-    """Times as fast as full precision: a bar a family and runtime, with its interval."""
+    """Draw how many times as fast as full precision: a bar with its interval for each family and
+    runtime.
+    """
     bars = [
         (f"{source}, {row.label}", row.first)
         for runtime in dict.fromkeys(row.runtime for row in document.rows)

@@ -47,7 +47,7 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
 
 
 def by_model(part: str, rows: Sequence[Row]) -> Mapping[str, Sequence[Row]]:
-    """Each model is a part of its own, since it may have been measured by another command."""
+    """Make each model a part of its own, because another command may have measured it."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(f"{part}, {row['model']}" if "model" in row else part, []).append(row)

@@ -30,7 +30,7 @@ WIDTHS = ((3, 16), (16, 16), (16, 16), (16, 3))
 
 
 def network() -> onnx.ModelProto:
-    """x (batch, 3, 32, 32) -> y, 3 x 3 convolutions with ReLU between."""
+    """Return a network of 3 x 3 convolutions with ReLU between, x (batch, 3, 32, 32) -> y."""
     rng, nodes, weights, tensor = np.random.default_rng(0), [], [], "x"
     for k, (read, made) in enumerate(WIDTHS):
         weight = rng.normal(0, (read * 4.5) ** -0.5, (made, read, 3, 3)).astype(np.float32)
@@ -58,7 +58,7 @@ def batches(count: int) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Feeds that are made when they are asked for."""
+    """Provide feeds that are made when they are needed."""
 
     samples: int
 
@@ -106,7 +106,7 @@ TOOLS = {"edgegen": ours, "ONNX Runtime MinMax": onnx_runtime}
 
 
 def measured(tool: str) -> Row:
-    """Peak MB of processes of their own."""
+    """Return the peak MB of two processes of their own, with few and with many feeds."""
     few, many = (float(said_by(__file__, tool, str(count))) for count in (FEW, MANY))
     return {"tool": tool, f"peak MB at {FEW}": few, f"at {MANY}": many, "growth": many / few - 1}
 
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1] in TOOLS:  # a process of its own, see measured
+    if len(sys.argv) == 3 and sys.argv[1] in TOOLS:  # a process of its own, started by `measured`
         TOOLS[sys.argv[1]](int(sys.argv[2]))
         print(peak_bytes() / 2**20)
     else:

@@ -49,13 +49,13 @@ from edgegen.training.data import Photos, load
 from edgegen.training.order import mix
 from edgegen.workflows.generators import load_generator
 
-SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of T: timesteps that errors are taken at
+SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # shares of T: timesteps at which errors are taken
 CONTROL, SWEEP = (0.0, 0.1, 1.0), (0.0, 0.03, 0.1, 0.3, 1.0)  # metric weights
 
 
 class Dual(CasDm):
-    """The negative control: one network for noise, clean image and gate, all losses on all of it
-    but the gate's (docs/methods/cas-dm.md, C.3 test 10).
+    """Train the negative control: one network for noise, clean image and gate, with all losses on
+    all of it except the gate's (docs/methods/cas-dm.md, C.3 test 10).
     """
 
     def __init__(self, config: CasDmConfig) -> None:
@@ -90,7 +90,7 @@ class Dual(CasDm):
 
 
 def pipeline(generator: CasDm, sampler: CascadeSampler, device: str) -> Pipeline:
-    """Executed by torch on `device`."""
+    """Return a pipeline that torch executes on `device`."""
     return Pipeline(generator.latent, sampler, executed(generator.graphs(), device))
 
 
@@ -149,7 +149,7 @@ def cascade(generator: object) -> CasDm:
 
 
 def fit(generator: CasDm, photos: Photos, given: argparse.Namespace, seed: int) -> CasDm:
-    """Short training, a function of (photos, seed) alone; each objective has its own optimizer,
+    """Train briefly, as a function of (photos, seed) alone; each objective has its own optimizer,
     clipping and dropout.
     """
     generator.networks.to(given.device).train()
@@ -183,8 +183,8 @@ def batch_of(photos: Photos, chosen: Any, classes: int, device: str) -> tuple[Te
 
 
 def errors(generator: CasDm, held: Photos, device: str) -> tuple[float, float]:
-    """Mean squared error of the noise, and the metric of the refined image, over SHARES; NaN where
-    there is no phi.
+    """Return the mean squared error of the noise and the metric of the refined image, over SHARES;
+    the metric is NaN without phi.
     """
     config = generator.config
     levels, noise, metric = alphas_bar(config.schedule, config.timesteps), [], []

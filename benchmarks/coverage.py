@@ -38,7 +38,9 @@ Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 @dataclass
 class Case:
-    """A reference, the exact moments of two populations, and a way to draw n pairs from them."""
+    """Hold a reference, the exact moments of two populations, and a way to draw n pairs
+    from them.
+    """
 
     reference: Moments
     full: Moments
@@ -51,8 +53,8 @@ class Case:
 
 
 def drawn(dim: int, damage: float, seed: int, gap: float = 0.4) -> Case:
-    """Ten heavy-tailed clusters with a 1/f spectrum; the other model is an affine map of them plus
-    its own noise.
+    """Make a case of ten heavy-tailed clusters with a 1/f spectrum; the other model is an affine
+    map of them plus its own noise.
     """
     rng = np.random.default_rng((seed, dim))
     spectrum = dim / np.arange(1, dim + 1)
@@ -81,7 +83,9 @@ def drawn(dim: int, damage: float, seed: int, gap: float = 0.4) -> Case:
 
 
 def pool(reference: Moments, full: np.ndarray, other: np.ndarray) -> Case:
-    """The pairs at hand are the whole population; runs draw from them with replacement."""
+    """Make a case in which the given pairs are the whole population; runs draw from them with
+    replacement.
+    """
 
     def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         rows = rng.integers(len(full), size=n)
@@ -96,8 +100,8 @@ def pool(reference: Moments, full: np.ndarray, other: np.ndarray) -> Case:
 def bootstrap(
     case: Case, x: np.ndarray, y: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[bool, bool]:
-    """Whether the 95 % percentile and basic intervals of `resamples` paired resamples hold the
-    truth.
+    """Return whether the 95 % percentile and basic intervals of `resamples` paired resamples hold
+    the truth.
     """
 
     def change(rows: np.ndarray) -> float:
@@ -114,7 +118,7 @@ def bootstrap(
 
 
 def row(name: str, cases: Callable[[int], Case], n: int, runs: int, resamples: int) -> Row:
-    """Run r draws from cases(r)."""
+    """Return the row of a case; run r draws from cases(r)."""
     held, halves, changes, boots = [], [], [], []
     for r in range(runs):
         case, rng = cases(r), np.random.default_rng((r, n))
@@ -143,8 +147,8 @@ def row(name: str, cases: Callable[[int], Case], n: int, runs: int, resamples: i
 
 
 def sequential(cases: Callable[[int], Case], first: int, maximum: int, runs: int) -> Row:
-    """How often sampling in looks says "within" or "outside" when the true change is the budget
-    itself: both are errors here.
+    """Count how often sampling in looks says "within" or "outside" if the true change is the budget
+    itself; both are errors then.
     """
     said = {"within": 0, "outside": 0, "undecided": 0}
     for r in range(runs):
@@ -163,8 +167,8 @@ def sequential(cases: Callable[[int], Case], first: int, maximum: int, runs: int
 
 
 def photos(folder: Path) -> Iterator[tuple[str, Case]]:
-    """Lite0 features at 128 px, 128 directions: training photos are the reference; a blurred test
-    photo is full precision.
+    """Yield cases of Lite0 features at 128 px, 128 directions: training photos are the reference; a
+    blurred test photo is full precision.
     """
 
     def jpeg(pixels: np.ndarray) -> np.ndarray:

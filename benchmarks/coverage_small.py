@@ -40,14 +40,14 @@ from edgegen.training.data import load
 
 IMAGES, TRAIN, POOL = 512, 400, 2000
 COUNTS = (20, 50, 100, 200)
-# whose intervals are held beside ours: see `others`
+# other methods whose intervals are compared with ours: see `others`
 RIVALS = ("percentile", "basic", "subsets +- 1.96 deviations", "subsets +- 0.196 deviations")
 
 
 @dataclass
 class World:
-    """Features of a population of photos (p, d), and of a generator's images before and after, seed
-    by seed (q, d) each.
+    """Hold features of a population of photos (p, d), and of a generator's images before and after
+    training, seed by seed, (q, d) each.
     """
 
     photos: np.ndarray
@@ -56,8 +56,8 @@ class World:
 
 
 def drawn(dim: int, gap: float, seed: int = 0) -> World:
-    """Ten clusters of heavy tails with a 1/f spectrum, cut at 0 as pooled features are; gap: of the
-    generator after training.
+    """Draw ten heavy-tailed clusters with a 1/f spectrum, cut at 0 like pooled features; `gap` is
+    that of the generator after training.
     """
     rng = np.random.default_rng((seed, dim))
     spectrum = 1 / np.arange(1, dim + 1)
@@ -77,8 +77,8 @@ def drawn(dim: int, gap: float, seed: int = 0) -> World:
 
 
 def pictured(folder: Path) -> list[tuple[str, World]]:
-    """Furniture-like photos; the "generator" turns, moves, blurs photos and adds noise, before
-    training more than after.
+    """Make worlds from a folder of photos; the "generator" turns, moves and blurs photos and adds
+    noise, more before training than after.
     """
     pixels, network, rng = (
         load(folder, 32)[0].pixels,
@@ -116,8 +116,8 @@ def pictured(folder: Path) -> list[tuple[str, World]]:
 
 
 def exact_kernel(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared MMD of two pools taken as whole populations: pairs of an image with itself count
-    too.
+    """Return the squared MMD of two pools taken as whole populations: pairs of an image with itself
+    count too.
     """
     a, b = x.astype(np.float64), y.astype(np.float64)
 
@@ -137,7 +137,7 @@ def exact_frechet(x: np.ndarray, y: np.ndarray) -> float:
 def ratio_holds(
     before: small_sample_distance.Distance, after: small_sample_distance.Distance, truth: float
 ) -> float:
-    """NaN where the ratio is refused."""
+    """Return whether the ratio's interval holds the truth; NaN if the ratio is refused."""
     try:
         return holds(small_sample_distance.ratio(before, after), truth)
     except EdgegenError:
@@ -145,8 +145,8 @@ def ratio_holds(
 
 
 def covered(name: str, column: np.ndarray) -> Row:
-    """Share of the runs that gave an interval, unless most did not; then of those that were
-    refused one, if any.
+    """Return the share of the runs with an interval in which it holds, None if most runs had none;
+    and the share of runs that were refused one, if any.
     """
     given = column[~np.isnan(column)]
     share = float(given.mean()) if 2 * len(given) > len(column) else None
@@ -155,7 +155,9 @@ def covered(name: str, column: np.ndarray) -> Row:
 
 
 def others(x: np.ndarray, y: np.ndarray, truth: float, rng: np.random.Generator) -> list[bool]:
-    """Do percentile, basic, subsets +- deviations and subsets +- standard errors hold the truth?"""
+    """Return whether percentile, basic, subsets +- deviations and subsets +- standard errors hold
+    the truth.
+    """
     found, half = kernel_distance(x, y), len(y) // 2
     low, high = np.quantile(
         [
@@ -185,8 +187,8 @@ def others(x: np.ndarray, y: np.ndarray, truth: float, rng: np.random.Generator)
 def directions_of(
     world: World, photos: int
 ) -> list[tuple[small_sample_distance.Directions, float, float]]:
-    """Of eight training sets, with the true FD before and after: it belongs to the photos that
-    chose the directions.
+    """Return the directions of eight training sets, each with the true FD before and after, which
+    depends on the photos that chose the directions.
     """
     along = []
     for k in range(8):
@@ -258,8 +260,8 @@ def row(name: str, world: World, photos: int, runs: int, resampled: int) -> Row:
 
 
 def attacks(runs: int) -> Iterator[Row]:
-    """A row a case: photos, and the share of the 512 images that are copies of training photos
-    with noise.
+    """Yield a row for each case: photos, and the share of the 512 images that are copies of
+    training photos with noise.
     """
     for train, held_out in ((80, 20), (400, 20), (400, 50), (400, 100), (400, 200)):
         for share, noise in ((0.0, 0.0), (0.1, 0.1), (0.3, 0.1), (1.0, 0.5), (1.0, 0.1)):
@@ -290,8 +292,8 @@ def attacks(runs: int) -> Iterator[Row]:
 
 
 def copies(folder: Path) -> Iterator[Row]:
-    """A row a way to spoil a photo: share of 200 that are found as copies of themselves, by each
-    criterion.
+    """Yield a row for each way to damage a photo: the share of 200 photos that are found as copies
+    of themselves, by each criterion.
     """
     pixels, network, rng = (
         load(folder, 32)[0].pixels,
@@ -330,7 +332,7 @@ def copies(folder: Path) -> Iterator[Row]:
 
 
 def halves(folder: Path) -> Row:
-    """Of one half of the photos, near-copies of the other half."""
+    """Count how many photos of one half are near-copies of the other half."""
     pixels, network = load(folder, 32)[0].pixels, feature_network("efficientnet-lite0")
     order = np.random.default_rng(0).permutation(len(pixels))
     half, other = (
@@ -368,7 +370,7 @@ def main() -> None:
 
 
 def rows_of(folder: Path | None, runs: int, resampled: int) -> Iterator[Row]:
-    """Without a folder, of drawn populations."""
+    """Yield the rows of a folder's photos, or of drawn populations without a folder."""
     worlds = (
         ((f"drawn, gap {gap}", drawn(256, gap)) for gap in (0.0, 0.1, 0.3))
         if folder is None

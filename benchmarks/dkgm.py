@@ -56,7 +56,9 @@ CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
 
 @dataclass(frozen=True)
 class Real:
-    """Held-out photos and what is compared with them; train: pixels of training photos (n, d)."""
+    """Hold held-out photos and what generators are compared with; `train` are the pixels of
+    training photos (n, d).
+    """
 
     network: FeatureNetwork
     moments: Moments
@@ -86,7 +88,7 @@ def pipeline(generator: Dkgm, sampler: BridgeSampler, device: torch.device) -> P
 
 
 def judged(generator: Dkgm, sampler: BridgeSampler, real: Real, given: argparse.Namespace) -> Row:
-    """What one generator with one sampler gives."""
+    """Return the row of one generator with one sampler."""
     images = pipeline(generator, sampler, device_of(given.device))(EVIDENCE.take(given.images))
     pixels = to_uint8(images)
     new = novelty(_flat(pixels), real.held_out, real.train)
@@ -100,7 +102,9 @@ def judged(generator: Dkgm, sampler: BridgeSampler, real: Real, given: argparse.
 
 
 def fit(config: DkgmConfig, photos: Photos, given: argparse.Namespace) -> Dkgm:
-    """The engine's own training on --train-images, and the averaged weights that would ship."""
+    """Train with the product's own loop on --train-images, and return the generator with the
+    averaged weights that would ship.
+    """
     torch.manual_seed(given.seed)
     generator = Dkgm(config)
     recipe: Recipe = replace(

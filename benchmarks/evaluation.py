@@ -49,13 +49,13 @@ from edgegen.workflows.context import cores
 from edgegen.workflows.export.run import ExportSettings, export_bundle
 from edgegen.workflows.fast_features import fast_features
 
-VERDICT = 4000  # pairs that seconds are given for
+VERDICT = 4000  # pairs for which the seconds are given
 FRESH = BENCHMARKS.take(100_000, 800_000)
-EQUAL_DB = 200.0  # in place of the infinite of equal outputs
+EQUAL_DB = 200.0  # stands for infinity, the value of equal outputs
 
 
 class ThreadedFeatures:
-    """The feature network with torch's threads in each operator."""
+    """Run the feature network with torch's threads in each operator."""
 
     def __init__(self, network: FeatureNetwork, threads: int) -> None:
         self.network, self.threads = network, threads
@@ -76,7 +76,7 @@ class ThreadedFeatures:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to make a verdict's images and features."""
+    """Describe one way to make a verdict's images and features."""
 
     name: str
     full: Pipeline
@@ -170,14 +170,14 @@ def stand_ins(given: argparse.Namespace) -> Part:
 
 
 def decibel(signal: Array, other: Array) -> float:
-    """Infinite for equal outputs."""
+    """Return signal over error in dB; infinite for equal outputs."""
     error = float(np.square(signal.astype(np.float64) - other).mean())
     power = float(np.square(signal.astype(np.float64)).mean())
     return 10 * math.log10(power / error) if error else math.inf
 
 
 class Stages:
-    """Wall and CPU seconds of each stage that an export reports."""
+    """Record wall and CPU seconds of each stage that an export reports."""
 
     def __init__(self) -> None:
         self.spent: dict[str, tuple[float, float]] = {}

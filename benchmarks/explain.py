@@ -37,13 +37,13 @@ from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.quantized import Quantized
 from edgegen.workflows.generators import load_generator
 
-# 8x8; the others' are "mid"
+# the layer with maps of 8x8; the others use "mid"
 LAYERS = {"isc-gan": "synthesis.blocks.1"}
 SEEDS = 32
 
 
 def primitives(family: str, demands: str) -> dict[str, Any]:
-    """One report of seed 7, on one thread."""
+    """Measure one report of seed 7, on one thread."""
     with tempfile.TemporaryDirectory() as folder:
         before, out = getrusage(RUSAGE_CHILDREN), Path(folder) / "out"
         subprocess.run(
@@ -83,8 +83,8 @@ def primitives(family: str, demands: str) -> dict[str, Any]:
 
 
 def damage(family: str, name: str) -> dict[str, Any]:
-    """Of a plan that leaves in full precision nothing but each graph's ends: what a search begins
-    with. 2x2 regions.
+    """Measure a damage map of a plan that keeps only each graph's ends in full precision, with
+    which a search begins; 2x2 regions.
     """
     torch.set_num_threads(1)
     source, seeds = load_generator(family), DAMAGE_MAP.take(SEEDS)

@@ -19,7 +19,9 @@ RUNS = 1000
 
 
 def ruined() -> Iterator[Row]:
-    """Exact: of how large a share no pair is seen, and how often half of it passes."""
+    """Compute exactly which share of ruined pairs can be excluded if none is seen, and how often
+    half of it passes.
+    """
     for most in (64, 128, 256, 512, 1024):
         looks = Terms(0.02, most).tail_looks(level(0))
         limit = float(np.ceil(looks.least * 1e4) / 1e4)
@@ -33,8 +35,8 @@ def ruined() -> Iterator[Row]:
 
 
 def limits(runs: int) -> Iterator[Row]:
-    """Features are drawn in 256 dimensions, and true figures are exactly at their limits: the goal
-    is below in 2.5 % of runs at most.
+    """Simulate features in 256 dimensions whose true figures are exactly at their limits: the goal
+    is that at most 2.5 % of runs end below.
     """
     for pairs in (64, 256):
         for name, share in (("in all", 1.0), ("in 1 of 4", 0.25), ("in 1 of 20", 0.05)):
@@ -46,15 +48,18 @@ def limits(runs: int) -> Iterator[Row]:
 
 
 def few(pairs: int, share: float, run: int) -> tuple[float, float, float]:
-    """Upper limits of what PSNR is of, of moved and of apart, each over the truth. Damage is in
-    this share of pairs, all towards one side, as strong as chance has it.
+    """Return the upper limits of the mean squared error, of moved and of apart, each over the
+    truth.
+
+    Damage is in this share of pairs, all in one direction, with a random strength.
     """
     rng = np.random.default_rng(run)
     scale = 1 / np.sqrt(1 + np.arange(256))
     full = rng.normal(size=(pairs, 256)) * scale
     hit = rng.random(pairs) < share
     strength = hit * rng.exponential(1, pairs)
-    spread, square = 2 * float(np.square(scale).sum()), 2 * share  # mean squared exponential: 2
+    # the mean square of an exponential is 2
+    spread, square = 2 * float(np.square(scale).sum()), 2 * share
     other = full.copy()
     other[:, 0] += strength
     squares = np.square(strength)
@@ -68,7 +73,7 @@ def few(pairs: int, share: float, run: int) -> tuple[float, float, float]:
 
 
 def far_apart(share: float) -> float:
-    """Squared Frechet distance of a normal feature and itself with that damage."""
+    """Return the squared Frechet distance of a normal feature to itself with that damage."""
     mean, variance = share, 2 * share - share**2
     return float(mean**2 + (np.sqrt(1 + variance) - 1) ** 2)
 

@@ -63,15 +63,18 @@ GOALS = (
     "goals: FD / base <= 0.4, adapter / full <= 1.15, trained <= 5 %, file <= 10 %, parity <= "
     "1e-5, near-copies 0"
 )
-STEPS, WARM_UP = 12, 2  # of a measurement of memory or speed, and not timed of them
+# steps of a measurement of memory or speed, and those of them that are not timed
+STEPS, WARM_UP = 12, 2
 BASES = ("fp32", "int8", "nf4")
 RUNTIMES = "onnxruntime,openvino"
 VERB = (sys.executable, "-m", "edgegen")
 
 
 def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
-    """A finished run; rank: 0 trains every weight, at the rate the family was trained with; None is
-    the family's.
+    """Return the folder of a finished run, trained now unless it exists.
+
+    `rank` 0 trains every weight, at the rate that the family was trained with; None is the family's
+    rank.
     """
     out = given.out / f"{family}-{'full' if rank == 0 else 'lora'}"
     if not (out / "reference.safetensors").is_file():
@@ -101,7 +104,9 @@ def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
 
 
 def quality(given: argparse.Namespace) -> Iterator[Row]:
-    """compared.png, beside the runs, shows what they draw."""
+    """Yield the quality of each family's runs; compared.png, beside the runs, shows what
+    they draw.
+    """
     print(GOALS)
     blocks: dict[str, np.ndarray] = {}
     for family in given.families:
@@ -139,8 +144,8 @@ def quality(given: argparse.Namespace) -> Iterator[Row]:
 
 
 def exported(given: argparse.Namespace) -> Iterator[Row]:
-    """Merge, export --int8 and verify of each family's adapted run, as a user calls them; verdicts
-    as the manifest has them.
+    """Run merge, export --int8 and verify for each family's adapted run, as a user does; verdicts
+    are those in the manifest.
     """
     threads = ["--threads", str(given.threads)]
     for family in given.families:
@@ -168,8 +173,9 @@ def exported(given: argparse.Namespace) -> Iterator[Row]:
 
 
 def held(given: argparse.Namespace) -> Iterator[Row]:
-    """Bytes of weights, gradients and optimizer state between two steps, and what they are of those
-    of every weight in FP32 with Adam; peak memory of a process that does nothing else.
+    """Yield the bytes of weights, gradients and optimizer state between two steps, their share of
+    those of every weight in FP32 with Adam, and the peak memory of a process that does nothing
+    else.
     """
     train = _photos(given)[0]
     for family in given.families:
@@ -201,7 +207,7 @@ def _memory(family: str, train: Photos, settings: FinetuneSettings) -> tuple[Ste
 
 def _measured(family: str, train: Photos, settings: FinetuneSettings) -> tuple[StepMemory, float]:
     trainer = _trainer(family, train, settings, STEPS)
-    # through all stages, so that each has its gradients and its optimizer's state
+    # run all stages, so that each has its gradients and its optimizer's state
     for _ in trainer.run():
         pass
     nets = getattr(trainer.generator, "base", trainer.generator).networks
@@ -209,15 +215,15 @@ def _measured(family: str, train: Photos, settings: FinetuneSettings) -> tuple[S
 
 
 def speed(given: argparse.Namespace) -> Iterator[Row]:
-    """CPU seconds a step of this loop, and of peft's model with torch's Adam in the shortest loop
-    there is; interleaved.
+    """Compare the CPU seconds of a step of this loop with those of peft's model and torch's Adam in
+    the shortest possible loop; interleaved.
 
-    Of the first stage, where there are several.
+    Only the first stage is measured if there are several.
     """
     train = _photos(given)[0]
     for family in given.families:
         ours = _trainer(family, train, FinetuneSettings()).run()
-        # peft runs a pair beside its layer
+        # peft computes a pair beside its layer
         with patch("edgegen.training.adapt.adapted.join", lambda networks: None):
             theirs = _plain(_trainer(family, train, FinetuneSettings()))
         steps: dict[str, Iterator[object]] = {"ours": ours, "plain peft": theirs}
@@ -237,7 +243,7 @@ def _next(steps: Iterator[object], _: int) -> None:
 
 
 def _plain(trainer: Trainer) -> Iterator[None]:
-    """One step an iteration, of all objectives that are due."""
+    """Make one step of all objectives that are due in each iteration."""
     adams = [torch.optim.Adam(o.params, lr=1e-3, betas=o.betas) for o in trainer.objectives]
     while True:
         batch = trainer.feed.batch(trainer.step, 0)
@@ -255,8 +261,8 @@ def _plain(trainer: Trainer) -> Iterator[None]:
 
 
 def targets(given: argparse.Namespace) -> Iterator[Row]:
-    """Short runs that differ in which layers get pairs, each of the largest rank within 5 % of the
-    weights.
+    """Train short runs that differ in which layers get pairs, each with the largest rank within 5 %
+    of the weights.
     """
     train, held = _photos(given)
     network = feature_network("efficientnet-lite0")
@@ -298,7 +304,7 @@ Layers = Mapping[str, nn.Conv2d | nn.Linear]
 
 
 def _layers(family: Family, networks: nn.Module) -> Layers:
-    """Those that may get pairs."""
+    """Return the layers that may get pairs."""
     return {
         name: m
         for name, m in networks.named_modules()
@@ -309,7 +315,7 @@ def _layers(family: Family, networks: nn.Module) -> Layers:
 
 
 def _choices(layers: Layers) -> Mapping[str, Set[str]]:
-    """Names of layers, by what they are."""
+    """Return sets of layer names by their kind."""
     wide = {n for n, m in layers.items() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1}
     return {
         "all": set(layers),

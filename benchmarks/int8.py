@@ -52,15 +52,15 @@ from edgegen.workflows.generators import load_generator, torch_pipeline
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
 onnxruntime = quietly("onnxruntime")
-FRESH = BENCHMARKS.first  # no calibration, search or verdict has seen these
+FRESH = BENCHMARKS.first  # no calibration, search or verdict uses these seeds
 BATCH, ROUNDS = 8, 7
-Peers = Mapping[str, tuple[Make, str]]  # how to make it, who executes it
+Peers = Mapping[str, tuple[Make, str]]  # how to make it, and what executes it
 
 
 def measured(
     folder: Path, everything: Path | None, peers: Peers, samples: int, feeds: int
 ) -> Iterator[Row]:
-    """A row a candidate; samples 0: of its speed alone."""
+    """Yield a row for each candidate; with `samples` 0, only its speed."""
     bundle = Bundle.open(folder)
     full = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in ("onnxruntime", "openvino")}
     recorded = bench.record(full["onnxruntime"], range(feeds))
@@ -78,7 +78,7 @@ def measured(
             (mine := Path(place) / name.replace(" ", "-").replace(",", "")).mkdir()
             try:
                 candidates[name] = quantized_by(make, bundle, recorded, host, mine)
-            except Exception as error:  # a peer that fails is a result
+            except Exception as error:  # the failure of a peer is a result too
                 yield {**family, "what": name, "failed": str(error)[:300]}
         spent = seconds({f"{n} FP32": p for n, p in full.items()} | candidates, BATCH, ROUNDS)
         base = min(spent[f"{n} FP32"] for n in full)
@@ -93,7 +93,7 @@ def measured(
 
 
 def own(bundle: Bundle, hosts: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
-    """The bundle's INT8 on those of its runtimes that run here."""
+    """Return the bundle's INT8 pipelines on those of its runtimes that run here."""
     names = [name for name in bundle.manifest.runtimes if name in hosts]
     return {name: bundle.pipeline(runtime(name), "int8", 1) for name in names}
 
@@ -114,8 +114,8 @@ def judged(side: FullSide, pipeline: Pipeline, samples: int) -> Row:
 
 
 def parts(folder: Path) -> Iterator[Row]:
-    """PSNR, of all pixels of 64 fresh seeds, of the files with some of their activations rounded;
-    weights always are.
+    """Yield the PSNR over all pixels of 64 fresh seeds for files with only some of their
+    activations rounded; weights are always rounded.
     """
     bundle = Bundle.open(folder)
     full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
@@ -147,7 +147,7 @@ def parts(folder: Path) -> Iterator[Row]:
 
 
 def bypassed(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
-    """Without the Q/DQ pairs of these tensors."""
+    """Return the model without the Q/DQ pairs of these tensors."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     for node in out.graph.node:
@@ -158,7 +158,9 @@ def bypassed(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
 
 
 def _session(model: onnx.ModelProto) -> Callable[..., np.ndarray]:
-    """As the file says, operator by operator: fusing kernels would round where it does not."""
+    """Execute the file operator by operator as it is written, because fused kernels would not round
+    everywhere.
+    """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level, options.intra_op_num_threads = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -171,7 +173,7 @@ def _session(model: onnx.ModelProto) -> Callable[..., np.ndarray]:
 
 
 def against_eager(folder: Path, source: str) -> Iterator[Row]:
-    """The bundle's INT8, from seed to image, against torch in FP32 that takes the teacher's 50
+    """Compare the bundle's INT8, from seed to image, with torch in FP32 that runs the teacher's 50
     steps.
     """
     torch.set_num_threads(1)
@@ -189,7 +191,7 @@ def against_eager(folder: Path, source: str) -> Iterator[Row]:
 
 
 def peers_of(given: argparse.Namespace) -> Peers:
-    """Of the environments that are named, and of the glob over their names."""
+    """Return the peers whose environments are named and whose names match the glob."""
     peers: dict[str, tuple[Make, str]] = {
         "ONNX Runtime's own": (onnxruntime_own, "onnxruntime"),
         "ONNX Runtime's own, inner convolutions alone": (convolutions_alone, "onnxruntime"),

@@ -48,7 +48,7 @@ from edgegen.workflows.generators import torch_pipeline
 
 
 def trained(folder: Path, known: Iterable[str]) -> Iterator[tuple[dict[str, Any], IscGan]]:
-    """Descriptions and generators of a folder's files, by variant in the order known, then by
+    """Yield descriptions and generators of a folder's files, by variant in the known order, then by
     seed.
     """
     order, found = list(known), list[tuple[dict[str, Any], Path]]()
@@ -66,7 +66,7 @@ def trained(folder: Path, known: Iterable[str]) -> Iterator[tuple[dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A trained file, and the FD of its images."""
+    """Hold a trained file, and the FD of its images."""
 
     about: Mapping[str, Any]
     generator: IscGan
@@ -88,7 +88,7 @@ class Evaluated:
 
 
 def evaluated(what: str, folder: Path, data: Path, samples: int) -> Iterator[Evaluated]:
-    """A sweep's pictures are written beside its files."""
+    """Evaluate a folder's files; a sweep's pictures are written beside them."""
     network = feature_network("efficientnet-lite0")
     real: Moments | None = None
     for about, made in trained(folder, SWEEP if what == "sweep" else ABLATION):
@@ -107,7 +107,7 @@ def evaluated(what: str, folder: Path, data: Path, samples: int) -> Iterator[Eva
 
 
 def evaluate(given: argparse.Namespace) -> None:
-    """The table of a folder's files, and an ablation's summary."""
+    """Report the table of a folder's files, and an ablation's summary."""
     found: list[Evaluated] = []
 
     def rows() -> Iterator[Row]:
@@ -125,8 +125,8 @@ def evaluate(given: argparse.Namespace) -> None:
 
 
 def summary(found: Sequence[Evaluated]) -> list[Row]:
-    """Mean and deviation of each variant's FD, parameters and latency, and what may be claimed
-    (docs/methods/isc-gan.md, A.3 test 9).
+    """Return mean and deviation of each variant's FD, parameters and latency, and what may be
+    claimed (docs/methods/isc-gan.md, A.3 test 9).
     """
     by_variant: dict[str, list[Evaluated]] = {}
     for one in found:
@@ -156,14 +156,14 @@ def summary(found: Sequence[Evaluated]) -> list[Row]:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation; NaN for that of one value."""
+    """Return mean and standard deviation; the latter is NaN for a single value."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return float(np.mean(values)), deviation
 
 
 def against(a: tuple[float, float], b: tuple[float, float]) -> str:
-    """(mean, sd) of FD against skip's: an improvement or a loss only where the two ranges of one
-    deviation are apart.
+    """Compare (mean, sd) of an FD with that of skip: it is an improvement or a loss only if the two
+    ranges of one deviation do not overlap.
     """
     (mean, sd), (other, spread) = a, b
     change = f"{mean - other:+.1f}"
@@ -176,7 +176,7 @@ def against(a: tuple[float, float], b: tuple[float, float]) -> str:
 
 
 def jobs_of(given: argparse.Namespace, names: Sequence[str]) -> list[Job]:
-    """Of each variant and seed, all variants of a seed before the next seed."""
+    """Return a job for each variant and seed, all variants of a seed before the next seed."""
     return [
         Job(
             given.what,

@@ -35,7 +35,7 @@ WAYS = (("teacher", 50), ("teacher", 1), ("student", 1), ("student", 2), ("stude
 
 
 def measure(source: str, data: Path, count: int, threads: int) -> Part:
-    """FD and KID of each way, with what they were measured on."""
+    """Measure FD and KID of each way, with what they were measured on."""
     made = load_generator(source)
     stored = reference.read(made.reference)
     network = judge_of(stored, None)
@@ -70,7 +70,7 @@ def measure(source: str, data: Path, count: int, threads: int) -> Part:
 
 
 def verdicts(rows: list[Row]) -> list[str]:
-    """The goals in words, each met or not, with its ratio."""
+    """Return the goals in words, each met or missed, with its ratio."""
     fd = {(row["way"], row["steps"]): row["FD"] for row in rows}
     teacher, blurred = fd["teacher", 50], fd["teacher", 1]
     one, two, four = (fd["student", steps] for steps in (1, 2, 4))

@@ -49,7 +49,9 @@ def row(what: str, goal: str, found: str, is_met: bool) -> Row:
 
 
 def out_of_focus(images: np.ndarray) -> np.ndarray:
-    """Gaussian blur of sigma 1 at 28 px, as the goal was measured: the padding of 2 stays black."""
+    """Blur with a Gaussian of sigma 1 at 28 px, as the goal was measured: the padding of 2 stays
+    black.
+    """
     return np.pad(blurred(images[:, 2:30, 2:30], 1), ((0, 0), (2, 2), (2, 2), (0, 0)))
 
 
@@ -91,7 +93,7 @@ def quality(bundle: Bundle, threads: int) -> Iterator[Row]:
 
 
 def recorded(bundle: Bundle) -> Iterator[Row]:
-    """What export itself measured and wrote into the manifest."""
+    """Yield what the export itself measured and wrote into the manifest."""
     evidence = bundle.manifest.evidence
     worst = max(evidence["fp32_torch_max_abs"].values())
     yield row(
@@ -151,7 +153,7 @@ def engines(bundle: Bundle) -> Row:
 
 
 def memory() -> Row:
-    """Peak resident memory of a process that only calibrates."""
+    """Measure the peak resident memory of a process that only calibrates."""
     few, many = (int(said_by(__file__, "--calibrate", str(count))) for count in (64, 1024))
     ratio = many / few
     return row(
@@ -178,7 +180,7 @@ def started(command: Sequence[str], _: int) -> None:
 
 
 def demo(out: Path) -> Row:
-    """As `make demo` does it, into that folder."""
+    """Run the demo as `make demo` does, into that folder."""
     start = time.perf_counter()
     command = ["export", "cas-dm", "--int8", "--runtime", "onnxruntime,openvino,tensorrt-rtx"]
     subprocess.run([sys.executable, "-m", "edgegen", *command, "-o", str(out)], check=True)
@@ -192,7 +194,7 @@ def demo(out: Path) -> Row:
 
 
 def goals(data: Path | None) -> Iterator[Row]:
-    """Without data the 10k FD is left out."""
+    """Yield a row for each goal; the 10k FD is left out without data."""
     yield from start_up()
     with tempfile.TemporaryDirectory() as folder:
         yield demo(out := Path(folder) / "demo")

@@ -27,7 +27,7 @@ from edgegen.training.data import Photos, load
 from edgegen.training.recognition import Recogniser
 from edgegen.training.split import split
 
-MORE_BLUR = {BASE: 2.0, ADAPTED: 4.0}  # in the places of what is drawn
+MORE_BLUR = {BASE: 2.0, ADAPTED: 4.0}  # shown in place of generated images
 NAMES = {PHOTOS: "others", BLURRED: "blur 1", BASE: "blur 2", ADAPTED: "blur 4"}
 
 
@@ -58,7 +58,9 @@ def row(folder: Path, size: int, most: int) -> Row:
 def recognised(
     train: Photos, held_out: Photos, network: FeatureNetwork, features: Array, target: Array
 ) -> str:
-    """Of the held-out photos, and of the same ones blurred by 1 pixel, chance taken off."""
+    """Return the recognition of the held-out photos, and of the same photos blurred by 1 pixel,
+    with chance subtracted.
+    """
     recogniser = Recogniser(features, train.labels, len(train.classes))
     faint = network(blurred(held_out.pixels, 1.0))
     found = recogniser.recognition((faint, held_out.labels), (target, held_out.labels))

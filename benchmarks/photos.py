@@ -37,14 +37,14 @@ from edgegen.workflows.finetune.settings import FinetuneSettings
 from edgegen.workflows.photos import PhotosSettings, check_photos
 from edgegen.workflows.train import TrainSettings, train
 
-# the sets and the formulas that the tests hold the package to
+# the sets and formulas that the tests use
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from colours import SPACES, delta_e, levels_in, linear, profile_of
 from photo_folders import CASES, write
 
 WANT = Want(32, (255, 255, 255), 16)
 RED = (200, 40, 45)
-LARGE: dict[str, dict[str, Any]] = {  # options of Pillow's
+LARGE: dict[str, dict[str, Any]] = {  # options of Pillow's writer
     "baseline": {},
     "progressive, 4:2:0": {"progressive": True},
     "progressive, 4:4:4": {"progressive": True, "subsampling": 0},
@@ -63,7 +63,9 @@ print(took, peak_bytes() / 2**20)
 
 
 def sets(folder: Path) -> Iterator[Row]:
-    """Each case's line, and whether it is the one that is wanted. The goal is all."""
+    """Yield a row for each case, with its line and whether that is the wanted one; the
+    goal is all.
+    """
     for number, (name, case) in enumerate(CASES.items()):
         about = understand(write(folder / str(number) / "photos", case.files))
         said, asked = about.sentence(), about.question
@@ -76,7 +78,9 @@ def sets(folder: Path) -> Iterator[Row]:
 
 
 def colours(folder: Path) -> Iterator[Row]:
-    """A red patch, whose distance in the last column is that of its numbers taken as sRGB."""
+    """Yield the distance of a red patch in each colour space; the last column is the distance if
+    its numbers are taken as sRGB.
+    """
     red, path = np.array(RED), folder / "patch.png"
     for space in SPACES:
         levels = levels_in(space, RED)
@@ -101,7 +105,7 @@ def _patch(name: str, path: Path, red: np.ndarray, levels: np.ndarray) -> Row:
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth shapes, texture and sensor noise."""
+    """Draw smooth shapes, texture and sensor noise."""
     rng = np.random.default_rng(seed)
     out = np.full((height, width, 3), 128, np.float32)
     for cells, strength in ((8, 60), (32, 30), (128, 15), (512, 8)):
@@ -114,7 +118,7 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def speeds(folder: Path, rounds: int) -> Iterator[Row]:
-    """Of 12 megapixels, beside Pillow."""
+    """Measure photos of 12 megapixels, relative to Pillow."""
     image, png, jpeg = photo(4000, 3000), folder / "rgba.png", folder / "a.jpg"
     image.save(jpeg, quality=85)
     alpha = Image.new("L", image.size, 255)
@@ -136,7 +140,9 @@ def speeds(folder: Path, rounds: int) -> Iterator[Row]:
 
 
 def large(folder: Path) -> Iterator[Row]:
-    """Of 108 megapixels, each in a process of its own; the middle one of three by its time."""
+    """Measure photos of 108 megapixels, each in a process of its own; the middle one of three times
+    counts.
+    """
     tile, image, jpeg = photo(3000, 2250, 1), Image.new("RGB", (12_000, 9_000)), folder / "b.jpg"
     for k in range(16):
         image.paste(tile, (k % 4 * 3000, k // 4 * 2250))
@@ -164,7 +170,7 @@ def _pillow(path: Path, _: int) -> None:
 
 
 def refusals(folder: Path) -> Iterator[Row]:
-    """What cannot be is refused before a photo is decoded."""
+    """Measure that impossible requests are refused before a photo is decoded."""
     data = write(folder / "refusals", {f"{k}.png": k for k in range(40)})
     (folder / "run").mkdir()
     (folder / "run" / "run.json").write_text("{}")
@@ -197,7 +203,7 @@ def refusals(folder: Path) -> Iterator[Row]:
 
 
 def clip_art(folder: Path) -> Row:
-    """A folder of many thousand links, as it is read with --follow-links."""
+    """Measure a folder of many thousand links, as it is read with --follow-links."""
     begin = time.monotonic()
     about = understand(folder, follow_links=True)
     looked = time.monotonic() - begin

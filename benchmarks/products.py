@@ -67,14 +67,16 @@ def recognised(found: Kept) -> str:
 
 
 def border(pixels: np.ndarray) -> float:
-    """Median of the outermost pixels of images (n, h, w, 3) uint8, from 0 for black to 1."""
+    """Return the median of the outermost pixels of images (n, h, w, 3) uint8, from 0 for black to 1
+    for white.
+    """
     inside = np.zeros(pixels.shape[1:3], bool)
     inside[1:-1, 1:-1] = True
     return float(np.median(pixels[:, ~inside])) / 255
 
 
 def saturation(pixels: np.ndarray) -> float:
-    """Mean saturation (of HSV), from 0 for grey to 1."""
+    """Return the mean saturation (of HSV), from 0 for grey to 1."""
     found = [np.asarray(Image.fromarray(image).convert("HSV"))[..., 1].mean() for image in pixels]
     return float(np.mean(found)) / 255
 

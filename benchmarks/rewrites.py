@@ -63,7 +63,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 
 def images(name: str, pairs: int, wanted: str) -> Iterator[Row]:
-    """A row a variant and runtime."""
+    """Yield a row for each variant and runtime."""
     source = load_generator(name)
     models, stored = fp32_models(source), reference.read(source.reference)
     full = hosted(models, source.generator, 1)
@@ -94,7 +94,9 @@ def images(name: str, pairs: int, wanted: str) -> Iterator[Row]:
 def written(
     found: Calibration, target: str, source: LoadedGenerator, models: Models, recorded: bench.Feeds
 ) -> Pipeline:
-    """Its Q/DQ files on that runtime, and FP32 for the steps that its plan leaves."""
+    """Return a pipeline of the calibration's Q/DQ files on that runtime, with FP32 for the steps
+    that its plan leaves to it.
+    """
     files = {
         k: qdq.quantize(m, k, found.plan, runtime(target).dialect) for k, m in found.models.items()
     }
@@ -107,8 +109,10 @@ def written(
 def variants(
     source: LoadedGenerator, models: Models, steps: bool
 ) -> Mapping[str, Callable[[], Calibration | None]]:
-    """What export does comes first; None where there is nothing to rewrite so. steps: whether one
-    of several is the last.
+    """Return the variants, first what an export does; one returns None if it does not apply to this
+    generator.
+
+    `steps` says whether the generator has several sampler steps, of which the last may run in FP32.
     """
     apart = {k: halves_apart(m) for k, m in models.items()}
     as_they_are = patch(
@@ -162,8 +166,8 @@ def variants(
 
 
 def tables(folder: str) -> Iterator[Row]:
-    """INT8 of each graph that reads a timestep, with what depends on it alone looked up:
-    milliseconds, and their ratio.
+    """Measure INT8 of each graph that reads a timestep, as it is and with everything that depends
+    on the timestep alone looked up in tables: milliseconds, and their ratio.
     """
     bundle = Bundle.open(Path(folder))
     recorded = bench.record(bundle.pipeline(runtime("onnxruntime"), "fp32", 1), range(BATCH))
@@ -196,7 +200,9 @@ def _asked(call: Callable[..., Any], inputs: Mapping[str, np.ndarray], _: int) -
 
 
 def with_tables(model: onnx.ModelProto, times: list[float]) -> onnx.ModelProto:
-    """What depends on t alone as rows of tables, one for each of `times`."""
+    """Return the model with what depends on t alone as rows of tables, one row for each
+    of `times`.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
@@ -231,7 +237,9 @@ def with_tables(model: onnx.ModelProto, times: list[float]) -> onnx.ModelProto:
 def _of_time_alone(
     model: onnx.ModelProto, times: list[float]
 ) -> tuple[list[str], list[np.ndarray]]:
-    """Tensors that depend on t alone and are read by what does not, and their values at `times`."""
+    """Return the tensors that depend on t alone and are read by others, and their values at
+    `times`.
+    """
     known = {
         v.name: v.type.tensor_type
         for v in onnx.shape_inference.infer_shapes(model).graph.value_info
@@ -272,7 +280,7 @@ def _of_time_alone(
 
 
 def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> Iterator[onnx.NodeProto]:
-    """From the last to the first."""
+    """Yield the nodes that `wanted` needs, from the last to the first."""
     for node in reversed(nodes):
         if wanted & set(node.output):
             wanted.update(node.input)
@@ -280,8 +288,8 @@ def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> Iterator[onnx.NodePr
 
 
 def products(name: str) -> Iterator[Row]:
-    """Multiplications an image, in millions: of convolutions, of constant matrices, and of
-    attention's own products.
+    """Count the multiplications for an image, in millions: of convolutions, of constant matrices,
+    and of attention's own products.
     """
     for graph, model in fp32_models(load_generator(name)).items():
         for value in model.graph.input:

@@ -28,14 +28,16 @@ BLOCKS = (1152, 576, 288, 144, 64, 1)
 
 
 def error(weight: np.ndarray, second: np.ndarray, block: int) -> float:
-    """Squared error of the output of (out, in) weights on inputs of these second moments."""
+    """Return the squared error of the output of (out, in) weights on inputs with these second
+    moments.
+    """
     made = on_grid(weight, [second[part, part] for part in blocks(len(second), block)])
     wrong = made - weight
     return float(np.einsum("ij,jk,ik->", wrong, second, wrong, optimize=True))
 
 
 def rows(name: str) -> Iterator[Row]:
-    """Of each graph of the zoo's generator."""
+    """Yield a row for each graph of the zoo's generator."""
     source = load_generator(name)
     models = fp32_models(source)
     feeds = Trajectories(source.generator, SEEDS)

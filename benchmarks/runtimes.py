@@ -47,16 +47,16 @@ from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
 SEEDS = BENCHMARKS.take(32)
-RUNTIMES = ("onnxruntime", "openvino")  # that execute on a machine without a GPU
+RUNTIMES = ("onnxruntime", "openvino")  # runtimes that execute without a GPU
 ZOO = ("isc-gan", "cas-dm", "dkgm", "lcd")
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
-ROUNDS = 7  # of cold starts
+ROUNDS = 7  # number of cold starts
 ROOT = Path(__file__).parents[1]
 
 
 def fp32(names: Sequence[str]) -> Iterator[Row]:
-    """Largest absolute difference to torch over 8 seeds at every step of the trajectory, and pixels
-    of 32 seeds.
+    """Measure the largest absolute difference to torch over 8 seeds at every step of the
+    trajectory, and the pixels of 32 seeds.
     """
     for name in names or ZOO:
         generator = load_generator(name).generator
@@ -79,7 +79,7 @@ def fp32(names: Sequence[str]) -> Iterator[Row]:
 
 
 class _Built(OpenVino):
-    """Loads ONNX through what ships."""
+    """Load ONNX through the format that ships."""
 
     def load(self, built: Path, threads: int) -> Session:
         with tempfile.TemporaryDirectory() as folder:
@@ -87,13 +87,13 @@ class _Built(OpenVino):
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Of images in [-1, 1]; 200 for equal ones."""
+    """Return the PSNR of images in [-1, 1]; 200 for equal ones."""
     return min(PairedPsnr.of(squared_error(a, b)).pooled_db, 200.0)
 
 
 def int8(bundles: Sequence[str]) -> Iterator[Row]:
-    """The Q/DQ files of each runtime, executed by both: they should be nearer to one another than
-    to full precision.
+    """Execute the Q/DQ files of each runtime by both runtimes, whose images should be closer to one
+    another than to full precision.
     """
     for folder in bundles:
         bundle = Bundle.open(Path(folder))
@@ -120,8 +120,8 @@ def _executed(full: Pipeline, files: Mapping[str, GraphFile], name: str) -> Pipe
 
 
 def pixels(bundles: Sequence[str]) -> Iterator[Row]:
-    """CPU ms of one sampler step, batch 8, interleaved medians: OpenVINO as it is loaded here, and
-    as it would be.
+    """Measure the CPU ms of one sampler step, batch 8, interleaved medians: OpenVINO as edgegen
+    loads it, and without vectors computed as pixels.
     """
     for folder in bundles:
         bundle = Bundle.open(Path(folder))
@@ -154,8 +154,8 @@ MODULES = COLD.replace("sys.exit(code)", "print(*sys.modules)")
 
 
 def cold(bundles: Sequence[str]) -> Iterator[Row]:
-    """Import and first image, in a cold process on a warm disk; and what of it edgegen's own
-    modules take to import.
+    """Measure import and first image in a cold process on a warm disk, and the part of it in which
+    edgegen's own modules are imported.
     """
     (bundle,) = bundles
     names = Bundle.open(Path(bundle)).manifest.runtimes
@@ -207,15 +207,19 @@ print(time.process_time() - start)
 
 
 def _own_import(modules: Sequence[str]) -> float:
-    """CPU seconds that edgegen's own modules take to import when all that they import is there."""
+    """Return the CPU seconds that edgegen's own modules take to import once everything that they
+    import is loaded.
+    """
     own = [m for m in modules if m.partition(".")[0] == "edgegen"]
     others = [m for m in modules if m.partition(".")[0] not in ("edgegen", "__main__")]
     return float(said_by("-c", OWN.format(path=[str(ROOT)], others=others, own=own)))
 
 
 def engines(names: Sequence[str]) -> Iterator[Row]:
-    """Ahead of time, for each compute capability, FP32, FP16 and INT8 (every convolution; ranges do
-    not change what is built). One engine a process; the longest of all capabilities counts.
+    """Build ahead of time for each compute capability, in FP32, FP16 and INT8 (every convolution;
+    ranges do not change what is built).
+
+    There is one engine for each process; the slowest of all capabilities counts.
     """
     for name in names or ZOO:
         for graph, value in load_generator(name).generator.graphs().items():
@@ -255,8 +259,8 @@ print(json.dumps([cpu, wall, used.ru_maxrss / 1024, size]))
 
 
 def _built(path: Path) -> Row:
-    """Most seconds of CPU and of wall for one engine, peak memory in MB of the process that builds,
-    megabytes of the largest.
+    """Return the most seconds of CPU and of wall for one engine, the peak memory in MB of the
+    building process, and the megabytes of the largest engine.
     """
     code = ENGINE.format(path=[str(ROOT)], file=str(path), capabilities=CAPABILITIES)
     cpu, wall, peak, size = json.loads(said_by("-c", code))

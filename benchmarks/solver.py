@@ -34,7 +34,7 @@ from edgegen.workflows.generators import load_generator
 
 SEEDS = f"from {EVIDENCE.first:,} on"
 STEPS = {"cas-dm": (6, 8, 10), "lcd": (10, 20, 50), "dkgm": (10,)}
-# changes of the config, by solver; the first is what others are divided by
+# changes of the config, by solver; the others are divided by the first
 SOLVERS: dict[str, dict[str, dict[str, Any]]] = {
     "cas-dm": {"ddim": {"solver": "ddim"}, "dpm++2m": {"solver": "dpm++2m"}},
     "lcd": {
@@ -50,7 +50,7 @@ SOLVERS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def changed(trained: Generator, name: str, steps: int, solver: str) -> Generator:
-    """The same networks under another sampler."""
+    """Return the same networks under another sampler."""
     config = replace(trained.config, steps=steps, **SOLVERS[name][solver])
     generator = family(name).build(config)
     generator.networks.load_state_dict(trained.networks.state_dict())

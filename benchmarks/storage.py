@@ -59,7 +59,7 @@ for file in sys.argv[2:]:
     held.append(session)
 print(peak_bytes())
 """
-# Of each network: name and shape of its parameters, and whether it is of a convolution or product.
+# Prints name and shape of each network's parameters, and whether a convolution or product has it.
 SHAPES = (
     NETWORKS
     + """
@@ -77,15 +77,16 @@ print(json.dumps(found))
 )
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-ENDS = ("conv_in.weight", "conv_out.weight")  # which every plan leaves in float
-# bytes an output channel of an INT8 layer: scale and zero point; of a bias that has them, too
+ENDS = ("conv_in.weight", "conv_out.weight")  # every plan leaves these in float
+# bytes for each output channel of an INT8 layer: scale and zero point; those of an int32 bias with
+# its own, and of a float bias
 CODE, INT32_BIAS, FLOAT_BIAS = 5, 12, 4
 Models = Mapping[str, ModelProto]
 
 
 @dataclass(frozen=True)
 class Made:
-    """A runtime's files of one way to store: the pipeline, what it loads, their bytes."""
+    """Hold a runtime's files for one way to store: the pipeline, what it loads, and their bytes."""
 
     pipeline: Pipeline
     files: Sequence[Path]
@@ -93,14 +94,14 @@ class Made:
 
 
 def storing(name: str, kind: str) -> Runtime:
-    """The runtime, whose files keep their float weights in that type."""
+    """Return the runtime with a dialect whose files keep float weights in that type."""
     host = runtime(name)
     host.dialect = replace(host.dialect, stored="float16" if kind == "float16" else "float32")
     return host
 
 
 def made(source: LoadedGenerator, models: Models, host: Runtime, folder: Path) -> Made:
-    """These ONNX models as the runtime loads them, in that folder."""
+    """Build these ONNX models for the runtime in that folder, and load them."""
     folder.mkdir(parents=True)
     call, files, total = {}, [], 0
     for graph, model in models.items():
@@ -113,12 +114,12 @@ def made(source: LoadedGenerator, models: Models, host: Runtime, folder: Path) -
 
 
 def mean_psnr(a: Array, b: Array) -> float:
-    """Of images in [-1, 1], the mean over them; 200 for equal ones."""
+    """Return the mean PSNR over images in [-1, 1]; equal images count as 200."""
     return round(float(np.minimum(psnr(a, b), 200).mean()), 1)
 
 
 def peak_mb(name: str, files: Sequence[Path], calls: bench.Feeds) -> int:
-    """Of a process that loads these files and runs each once."""
+    """Return the peak memory in MB of a process that loads these files and runs each once."""
     for file in files:
         arrays: dict[str, Any] = dict(calls[file.stem][0])
         np.savez(file.with_suffix(".npz"), **arrays)
@@ -126,13 +127,13 @@ def peak_mb(name: str, files: Sequence[Path], calls: bench.Feeds) -> int:
 
 
 def numbers(models: Models) -> int:
-    """Weights of float graphs."""
+    """Return the number of weights in float graphs."""
     held = (t for model in models.values() for t in model.graph.initializer)
     return sum(math.prod(t.dims) for t in held if t.data_type in FLOATS)
 
 
 def measured(name: str, prompts: Path | None) -> Iterator[Row]:
-    """Of a generator, on each runtime both ways."""
+    """Yield the rows of a generator on each runtime, stored both ways."""
     source = load_generator(name, choices=SourceChoices(prompts=prompts))
     models = fp32_models(source)
     found = calibrate_graphs(source, models, Trajectories(source.generator, CALIBRATED), Context())
@@ -146,7 +147,7 @@ def measured(name: str, prompts: Path | None) -> Iterator[Row]:
 def on_runtime(
     source: LoadedGenerator, models: Models, found: Calibration, text: int, host: str
 ) -> Iterator[Row]:
-    """text: numbers of its text encoder."""
+    """Yield the rows of one runtime; `text` is the number of weights in the text encoder."""
     seeds = range(FIRST_SEED, FIRST_SEED + IMAGES)
     with tempfile.TemporaryDirectory() as place:
         full = made(source, models, runtime(host), Path(place) / "full")
@@ -180,8 +181,8 @@ def on_runtime(
 
 
 def counted() -> Iterator[Row]:
-    """Of Stable Diffusion 1.5's shapes, weights of the FP16 folder as they lie in its text
-    encoder.
+    """Yield rows for Stable Diffusion 1.5's shapes, whose text encoder keeps the weights of the
+    FP16 folder.
     """
     networks: dict[str, list[tuple[str, list[int], bool]]] = json.loads(said_by("-c", SHAPES))
     text = sum(math.prod(shape) for _, shape, _ in networks.pop("text encoder"))
@@ -202,7 +203,9 @@ def counted() -> Iterator[Row]:
 
 
 def bytes_of(name: str, shape: Sequence[int], layer: bool, width: int, bias: int) -> int:
-    """Of a parameter in an INT8 file; width: bytes of a number of a weight that stays float."""
+    """Return the bytes of a parameter in an INT8 file; `width` is the bytes of a weight that stays
+    float.
+    """
     size, matrix = math.prod(shape), len(shape) > 1
     if layer and matrix and not name.endswith(ENDS):
         return size + CODE * shape[0]

@@ -56,12 +56,12 @@ def photos(recipe: Recipe) -> Photos:
 
 
 def ours(name: str, recipe: Recipe) -> Iterator[object]:
-    """One training step an iteration."""
+    """Make one training step in each iteration."""
     torch.manual_seed(0)
     trainer = Trainer.start(
         family(name).build(recipe.config), replace(recipe, images=10**9), photos(recipe), 0
     )
-    return taught(trainer, 2).run()  # what a judge has learnt takes no other time to ask
+    return taught(trainer, 2).run()  # a judge takes the same time however much it has learnt
 
 
 def unet(widths: tuple[int, ...], size: int) -> Any:
@@ -81,7 +81,7 @@ def unet(widths: tuple[int, ...], size: int) -> Any:
 
 
 def macs_of(widths: tuple[int, ...], size: int) -> int:
-    """Of one image's forward pass."""
+    """Return the multiply-adds of one image's forward pass."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.no_grad(), counted() as total:
@@ -90,12 +90,12 @@ def macs_of(widths: tuple[int, ...], size: int) -> int:
 
 
 def fitting(target: int, size: int) -> tuple[int, ...]:
-    """The reference's widths with the multiply-adds nearest to `target`."""
+    """Return the reference's widths whose multiply-adds are closest to `target`."""
     return min(WIDTHS, key=lambda widths: abs(macs_of(widths, size) - target))
 
 
 def reference(widths: tuple[int, ...], recipe: Recipe) -> Iterator[object]:
-    """One step of the DDPM loop an iteration."""
+    """Make one step of the DDPM loop in each iteration."""
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
@@ -127,13 +127,13 @@ def walk(steps: Iterator[object], count: int, _: int = 0) -> None:
 
 
 def resident() -> int:
-    """Bytes that this process holds now."""
+    """Return the bytes that this process holds now."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
 
 def peak(side: str, name: str, given: argparse.Namespace, widths: tuple[int, ...]) -> float:
-    """MB that a few steps take beyond the imports, in a fresh process."""
+    """Return the MB that a few steps take beyond the imports, in a fresh process."""
     of = ("--child", side, "--families", name, "--widths", ",".join(map(str, widths)))
     return float(said_by(__file__, *of, "--recipe", given.recipe, "--batch", str(given.batch)))
 
@@ -142,7 +142,7 @@ def child(side: str, name: str, recipe: Recipe, widths: tuple[int, ...]) -> None
     import diffusers.training_utils  # both sides start with the same imports
 
     assert diffusers
-    # what torch and its threads take at the first use
+    # keeps what torch allocates at its first use out of the measurement
     next(reference((16,), replace(recipe, batch=2)))
     before = resident()
     sides: dict[str, Callable[[], Iterator[object]]] = {

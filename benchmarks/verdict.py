@@ -46,7 +46,9 @@ Spoil = Callable[[np.ndarray], np.ndarray]  # images (n, h, w, 3) uint8 -> the s
 
 
 def noise(sigma: float) -> Spoil:
-    """The same for every run: an attack is no matter of luck."""
+    """Return an attack that adds the same noise in every run, so that its outcome does not depend
+    on luck.
+    """
     return lambda x: noisy(x, sigma, np.random.default_rng(1))
 
 
@@ -63,7 +65,7 @@ def checkerboard(height: float) -> Spoil:
 
 
 def patched(share: float, value: int) -> Spoil:
-    """A square in the middle, of this share of the side."""
+    """Return an attack that puts a square into the middle, with this share of the side."""
 
     def put(x: np.ndarray) -> np.ndarray:
         out, middle = x.copy(), x.shape[1] // 2
@@ -92,15 +94,15 @@ def tint(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Attack:
-    """Damage to every image, to one in `every`, or to those of one label."""
+    """Damage every image, one in `every`, or those of one label."""
 
     name: str
-    spoil: Spoil | None  # None: the image of the next label instead
+    spoil: Spoil | None  # None takes the image of the next label instead
     every: int = 1
     label: int | None = None
 
     def hits(self, seeds: np.ndarray, classes: int) -> np.ndarray:
-        """Which seeds, (n,) bool; spread over all labels."""
+        """Return which seeds are hit, (n,) bool; they are spread over all labels."""
         if self.label is not None:
             return np.asarray(seeds % max(classes, 1) == self.label)
         if self.every == 1:
@@ -144,13 +146,13 @@ ATTACKS = (
 
 
 def signed(images: np.ndarray) -> Array:
-    """uint8 (n, h, w, 3) -> what a pipeline gives, (n, 3, h, w) in [-1, 1]."""
+    """Convert uint8 (n, h, w, 3) to a pipeline's form, (n, 3, h, w) in [-1, 1]."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
 
 
 class Remembered:
-    """A pipeline and a feature network that make each image, and its features, once: attacks share
-    most of theirs.
+    """Make each image of a pipeline and its features only once, because attacks share
+    most of them.
     """
 
     def __init__(self, pipeline: Images, network: FeatureNetwork) -> None:
@@ -161,13 +163,13 @@ class Remembered:
         self._features: dict[bytes, Array] = {}
 
     def images(self, seeds: Sequence[int]) -> Array:
-        """As the pipeline's own."""
+        """Return the same images as the pipeline."""
         if missing := [seed for seed in seeds if seed not in self._images]:
             self._images |= zip(missing, self._pipeline(missing), strict=True)
         return np.stack([self._images[seed] for seed in seeds])
 
     def __call__(self, images: np.ndarray) -> Array:
-        """As the network's own."""
+        """Return the same features as the network."""
         keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
         fresh = {key: k for k, key in enumerate(keys) if key not in self._features}
         if fresh:
@@ -181,7 +183,7 @@ class Remembered:
 
 
 def attacked(full: Images, attack: Attack, classes: int) -> Images:
-    """Full precision's images, damaged."""
+    """Return a pipeline of full precision's images with the attack's damage."""
 
     def images(seeds: Sequence[int]) -> Array:
         hit = attack.hits(np.array(list(seeds), np.int64), classes)
@@ -197,7 +199,7 @@ def attacked(full: Images, attack: Attack, classes: int) -> Images:
 
 @dataclass(frozen=True)
 class Subject:
-    """A generator whose images are attacked."""
+    """Hold a generator whose images are attacked."""
 
     source: LoadedGenerator
     memory: Remembered
@@ -216,7 +218,7 @@ class Subject:
         return cls(source, memory, stored, side)
 
     def judged(self, attacks: Sequence[Attack], terms: Terms, run: int) -> list[Judgement]:
-        """Each of them, on the seeds of that run."""
+        """Judge each attack on the seeds of that run."""
         start = BENCHMARKS.first + run * terms.pixel_pairs
         side = self.side.from_seed(start)
         self.memory.forget()
@@ -262,7 +264,7 @@ def unseen() -> Iterator[Row]:
 
 
 def bounds() -> Iterator[Row]:
-    """How often the one-sided bound holds."""
+    """Measure how often the one-sided bound holds."""
     rng = np.random.default_rng(0)
     for share, pairs in ((0.0005, 4000), (0.002, 2066), (0.02, 512), (0.2, 128)):
         counts, times = np.unique(rng.binomial(pairs, share, 20_000), return_counts=True)
@@ -272,7 +274,9 @@ def bounds() -> Iterator[Row]:
 
 
 def edge_kinds(subject: Subject, count: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-    """Projected features of the pool, and of it under damage of each kind, (count, k)."""
+    """Return the projected features of the pool, and of the pool under damage of each kind, (count,
+    k).
+    """
     side, classes = subject.side, len(subject.side.classes)
     full = side.projected(count).astype(np.float64)
     pixels, seeds = side.pixels(0, count), np.arange(side.start, side.start + count)
@@ -297,8 +301,8 @@ def edge_kinds(subject: Subject, count: int) -> tuple[np.ndarray, Mapping[str, n
 
 
 def at_the_edge(subject: Subject, runs: int, count: int) -> Iterator[Row]:
-    """Budgets are the truths: each kind is exactly at the edge, and the distance alone decides.
-    Then how often intervals hold the truth.
+    """Judge each kind of damage with its true value as budget, so that it is exactly at the edge
+    and only the distance decides; then measure how often intervals hold the truth.
     """
     moments = replace(subject.reference.moments, kurtosis=None)
     full, kinds = edge_kinds(subject, count)

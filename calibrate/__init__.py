@@ -1,4 +1,4 @@
-"""Streamed activation statistics over a sampler's own trajectory, and the precision plan made from
+"""Stream activation statistics over a sampler's own trajectory, and make the precision plan from
 them.
 """
 

@@ -1,5 +1,5 @@
-"""From statistics to plans. Full precision stays where INT8 costs most and saves least: a graph's
-ends, then by damage.
+"""Make plans from statistics. Full precision stays where INT8 costs most and saves least: first at
+a graph's ends, then by damage.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from edgegen.core.weights import GraphConstants
 
 from .observe import ActivationStats
 
-# Of all that int8 saves, what each rung of the ladder gives up at least.
+# Least share of all that int8 saves which each rung of the ladder gives up.
 SHARES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
-# Multiplications an image, from which a matrix product is worth its Q/DQ pair. Measured on one
+# Multiplications for one image from which a matrix product is worth its Q/DQ pair. Measured on one
 # thread (docs/runtimes.md): one of 128 x 128 gains nothing on ONNX Runtime, one of 256 x 256 a
 # third, one of 1024 x 1024 two thirds.
 LEAST = 1 << 16
 
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
-    """What `fastest` says, with the ranges that were seen."""
+    """Return the plan of `fastest` with the ranges that were seen."""
     return replace(fastest(models), ranges={name: stats[name].ranges() for name in sorted(stats)})
 
 
 def fastest(models: Mapping[str, onnx.ModelProto]) -> Plan:
-    """int8 for every convolution and large matrix product but each graph's first (it reads the
-    noise itself) and last (it writes the pixels), unless nothing else is there; no ranges.
+    """Return a plan without ranges: int8 for every convolution and large matrix product except each
+    graph's first (it reads the noise itself) and last (it writes the pixels), unless there is
+    nothing else.
     """
     counts = {name: multiplications(models[name]) for name in sorted(models)}
     operators = {name: _operators(models[name]) for name in counts}
-    # a generator that has no other layers has small ones too
+    # a generator that only has matrix products quantizes small ones too
     alone = all(operators[name][node] in LINEAR for name in counts for node in counts[name])
     large = {
         name: [
@@ -64,8 +65,8 @@ def _operators(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def ends(model: onnx.ModelProto, products: Collection[str] = ()) -> list[str]:
-    """Layers with no layer before them, and those with none behind, in graph order: convolutions,
-    and the matrix products of these names.
+    """Return the layers with no layer before them and those with none behind them, in graph order,
+    among convolutions and the matrix products of these names.
     """
     nodes = list(model.graph.node)
     layers = {n.name for n in nodes if n.op_type in CONVOLUTIONS} | set(products)
@@ -77,7 +78,9 @@ def ends(model: onnx.ModelProto, products: Collection[str] = ()) -> list[str]:
 def _unreached(
     nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]]], layers: set[str]
 ) -> set[str]:
-    """Layers that no other's tensors reach, walking `nodes` in order along (reads, writes)."""
+    """Return the layers that no other layer's tensors reach, walking `nodes` in order along (reads,
+    writes).
+    """
     reached: set[str] = set()
     names: set[str] = set()
     for node, (reads, writes) in zip(nodes, ports, strict=True):
@@ -91,8 +94,8 @@ def _unreached(
 
 @dataclass(frozen=True)
 class Measured:
-    """A convolution whose precision is open: what int8 costs and gains there, in one unit for
-    all.
+    """Hold a convolution whose precision is open, with the damage and the saving of int8 there; all
+    convolutions use one unit.
     """
 
     graph: str
@@ -103,10 +106,11 @@ class Measured:
 
 
 def ladder(base: Plan, measured: Sequence[Measured], unit: str) -> tuple[Plan, ...]:
-    """Plans from the fastest to the safest: each keeps in FP32 what damages most for what it saves,
-    up to its share.
+    """Return plans from the fastest to the safest: each keeps in FP32 what damages most for what it
+    saves, up to its share.
 
-    One that saves nothing in int8 stays FP32 in all of them. No rung keeps all that save something.
+    A layer that saves nothing in int8 is FP32 in all of them. No rung keeps every layer that saves
+    something.
     """
     idle = [layer for layer in measured if layer.saved <= 0]
     order = sorted(
@@ -147,10 +151,10 @@ def ladder(base: Plan, measured: Sequence[Measured], unit: str) -> tuple[Plan, .
 
 @dataclass(frozen=True)
 class Whole:
-    """What a graph's calls of a trajectory cost, all of them: with every convolution of the base
-    plan in int8, and in FP32.
+    """Hold the cost of all of a graph's calls in a trajectory, with every convolution of the base
+    plan in int8 and in FP32.
 
-    calls: how many there are; 1 for a graph whose steps cannot change.
+    `calls` is their number; 1 for a graph whose steps cannot change.
     """
 
     int8: float
@@ -159,10 +163,11 @@ class Whole:
 
 
 def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
-    """Of a trajectory under a searched plan, between what its graphs cost as a whole.
+    """Return the cost of a trajectory under a searched plan, between the costs of its
+    whole graphs.
 
-    What convolutions save alone says only which share of that a plan gives up: the sum of them is
-    more than they save together, since each alone pays for changing to FP32 and back.
+    The savings of single convolutions only say which share of the whole a plan gives up: their sum
+    exceeds what they save together, because each one alone pays for the change to FP32 and back.
     """
     total = 0.0
     for name, graph in graphs.items():
@@ -181,13 +186,14 @@ def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
 
 
 def damage(plan: Plan) -> float:
-    """Of a searched plan, as the sum of what its convolutions in int8 damage alone."""
+    """Return the damage of a searched plan, the sum of what its int8 convolutions damage alone."""
     return sum(layer.damage or 0.0 for layer in plan.layers if layer.precision == "int8")
 
 
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:
-    """Of each layer with a constant weight, an image; resolution from shape inference, an axis that
-    it does not know counts once.
+    """Return the multiplications for one image of each layer with a constant weight.
+
+    The resolution comes from shape inference; an axis that it does not know counts once.
     """
     inferred = onnx.shape_inference.infer_shapes(model)
     values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
@@ -201,7 +207,7 @@ def multiplications(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _places(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
-    """How often an image multiplies the whole weight: at every pixel, or with every row."""
+    """Return how often an image multiplies the whole weight: at every pixel, or with every row."""
     if node.op_type in LINEAR:
         axes = shapes.get(node.output[0], ())[1:-1]
     else:
@@ -211,8 +217,10 @@ def _places(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def kinds(model: onnx.ModelProto) -> dict[str, str]:
-    """Of each layer with a constant weight, what its time depends on, written out: its shapes
-    and attributes, and the operators before and behind it. Two of one kind take the same time.
+    """Return, for each layer with a constant weight, a text of what its time depends on: its shapes
+    and attributes, and the operators before and behind it.
+
+    Two layers of one kind take the same time.
     """
     counts = multiplications(model)
     weights = GraphConstants(model.graph)

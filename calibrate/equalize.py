@@ -1,12 +1,12 @@
-"""Channel equalization: move scale between a tensor's channels and the weights around it, exactly,
-before quantization.
+"""Equalize channels before quantization: move scale between a tensor's channels and the weights
+around it, exactly.
 
 One scale serves a whole tensor, so its largest channel decides the step of all. ReLU, sums,
-concatenation and nearest resizing commute with a positive factor a channel: what writes a channel
-is divided by s, what reads it multiplied, and the graph computes the same (cross-layer
+concatenation and nearest resizing commute with a positive factor for each channel: what writes a
+channel is divided by s, what reads it is multiplied, and the graph computes the same (cross-layer
 equalization, Nagel et al. 2019, arXiv 1906.04721; the balance of SmoothQuant, arXiv 2211.10438).
 Features times a style take the style's factor, and what demodulates by the styles' squares takes
-its square. Where no ReLU stands between, a factor may be negative: channels that lean to one side
+its square. Without a ReLU between, a factor may be negative: channels that lean to one side then
 all lean to the same, and one range covers less.
 """
 
@@ -26,38 +26,38 @@ from edgegen.core.weights import GraphConstants
 
 from .observe import session
 
-# a positive factor a channel passes through unchanged
+# a positive factor for each channel passes through these unchanged
 SAME = frozenset({"Relu", "LeakyRelu", "Add", "Resize", "Unsqueeze"})
-SIDES = np.array([[1], [-1]], np.float32)  # of what is observed: x and -x
-# share of the spread that moves into the weights: measured best of 0.3, 0.5, 0.75 and 1
+SIDES = np.array([[1], [-1]], np.float32)  # x and -x are both observed
+# share of the spread that moves into the weights: the best of 0.3, 0.5, 0.75 and 1 in a measurement
 BALANCE = 0.5
 
 
 @dataclass
 class _Space:
-    """Channels that must share their factors: who writes them, who reads them, and the tensors that
-    are read.
+    """Hold channels that must share their factors: what writes them, what reads them, and the
+    tensors that are read.
     """
 
     channels: int = 0
     free: bool = True
-    positive: bool = False  # whether a ReLU is among them, which lets no negative factor through
+    positive: bool = False  # whether a ReLU is among them, through which no negative factor passes
     tensors: list[str] = field(default_factory=list)
     writers: list[onnx.NodeProto] = field(default_factory=list)
-    # and the first input channel they read them at
+    # a reader, and the first input channel at which it reads them
     readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
-    # products with a constant matrix that read their squares
+    # products with a constant matrix that read the squares of these channels
     squares: list[onnx.NodeProto] = field(default_factory=list)
 
 
 def equalized(
     model: onnx.ModelProto, largest: Mapping[str, np.ndarray], like: onnx.ModelProto | None = None
 ) -> onnx.ModelProto:
-    """A model that computes the same with evener channels. largest: tensor -> of each channel's x
-    and of its -x, (2, c).
+    """Return a model that computes the same with evener channels.
 
-    like: the same graph with the weights that say how much each channel is read, where these are
-    not the model's own.
+    `largest` maps a tensor to the maxima of x and of -x in each channel, (2, c). `like` is the same
+    graph with the weights that decide how much each channel is read, if they are not the model's
+    own.
     """
     constants = GraphConstants(model.graph)
     weights = _Weights({}, constants)
@@ -78,7 +78,7 @@ def equalized(
 
 @dataclass
 class _Weights:
-    """GraphConstants, of which those that are changed are kept here."""
+    """Look up constants, of which changed ones are kept here."""
 
     changed: dict[str, np.ndarray]
     constants: GraphConstants
@@ -87,14 +87,14 @@ class _Weights:
         return self.changed[name] if name in self.changed else self.constants[name]
 
     def own(self, name: str) -> np.ndarray:
-        """That may be written into."""
+        """Return a constant as an array that may be written into."""
         if name not in self.changed:
             self.changed[name] = np.array(self.constants[name])
         return self.changed[name]
 
 
 def _scale(weights: _Weights, space: _Space, factor: np.ndarray) -> None:
-    """Divide what writes the space's channels, multiply what reads them."""
+    """Divide what writes the space's channels, and multiply what reads them."""
     for node in space.writers:
         for name in node.input[1:]:
             values = weights.own(name)
@@ -108,7 +108,7 @@ def _scale(weights: _Weights, space: _Space, factor: np.ndarray) -> None:
 
 
 def _columns(weight: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Largest magnitude of each input channel (count,)."""
+    """Return the largest magnitude of each input channel, (count,)."""
     part: np.ndarray = np.abs(weight[:, first : first + count]).max(
         axis=(0, *range(2, weight.ndim))
     )
@@ -116,7 +116,9 @@ def _columns(weight: np.ndarray, first: int, count: int) -> np.ndarray:
 
 
 def _factors(seen: np.ndarray, read: np.ndarray) -> np.ndarray:
-    """s of each channel; 1 for a channel that is silent or unread; the geometric mean is 1."""
+    """Return the factor of each channel, with a geometric mean of 1; it is 1 for a channel that is
+    silent or unread.
+    """
     alive = (seen > 0) & (read > 0)
     factor = np.ones_like(seen)
     if alive.any():
@@ -126,8 +128,8 @@ def _factors(seen: np.ndarray, read: np.ndarray) -> np.ndarray:
 
 
 def _spaces(model: onnx.ModelProto, weights: GraphConstants) -> Iterator[_Space]:
-    """Every space whose factors are free: written by constant layers, read by convolutions and
-    demodulation alone.
+    """Yield every space whose factors are free: written by constant layers, read by convolutions
+    and demodulation alone.
     """
     spaces = _Walk(model, weights).spaces
     for name in sorted(spaces):
@@ -137,7 +139,7 @@ def _spaces(model: onnx.ModelProto, weights: GraphConstants) -> Iterator[_Space]
 
 
 class _Walk:
-    """One pass over a graph that joins tensors of equal factors into spaces and enters who writes
+    """Walk over a graph once, joining tensors of equal factors into spaces and entering what writes
     and reads them.
     """
 
@@ -148,7 +150,8 @@ class _Walk:
         self.maker = {node.output[0]: node for node in nodes}
         self.parent: dict[str, str] = {}
         self.spaces: dict[str, _Space] = defaultdict(_Space)
-        self.parts: dict[str, list[str]] = {}  # a concatenation's inputs, for what reads it
+        # inputs of a concatenation, for the node that reads it
+        self.parts: dict[str, list[str]] = {}
         others = {t for node in nodes if not self._multiplies(node) for t in node.input}
         squares = [
             node for node in nodes if node.op_type == "Mul" and node.input[0] == node.input[1]
@@ -173,12 +176,12 @@ class _Walk:
         return self.spaces[self.find(tensor)]
 
     def _inputs(self, node: onnx.NodeProto) -> list[str]:
-        """Those that are computed."""
+        """Return the node's inputs that are computed."""
         return [t for t in node.input if t and t not in self.weights]
 
     def _alike(self, node: onnx.NodeProto) -> list[str]:
-        """Inputs whose factors are the output's: all of an op in SAME; of features times a style,
-        the style.
+        """Return the inputs whose factors are the output's: all of an operator in SAME; of features
+        times a style, the style.
         """
         inputs = self._inputs(node)
         if node.op_type in SAME and (node.op_type != "Add" or len(inputs) == 2):
@@ -187,7 +190,7 @@ class _Walk:
         return styles if node.op_type == "Mul" and len(inputs) == 2 and len(styles) == 1 else []
 
     def _enter(self, node: onnx.NodeProto) -> None:
-        """Enter one node as writer and reader of spaces, or pin the spaces it touches."""
+        """Enter one node as writer and reader of spaces, or pin the spaces that it touches."""
         inputs, out = self._inputs(node), self.space(node.output[0])
         if (
             node.op_type == "Concat"
@@ -211,7 +214,9 @@ class _Walk:
             self._pin([t for t in inputs if t not in same or t in self.parts])
 
     def _own(self, node: onnx.NodeProto, kind: str) -> bool:
-        """Whether it is of that kind with constants of its own, which may be changed."""
+        """Return whether the node is of that kind and has constants of its own, which may be
+        changed.
+        """
         constants = [name for name in node.input[1:] if name in self.weights]
         return (
             node.op_type == kind
@@ -220,7 +225,7 @@ class _Walk:
         )
 
     def _multiplies(self, node: onnx.NodeProto) -> bool:
-        """Whether it is a product of rows with a constant matrix of its own."""
+        """Return whether the node is a product of rows with a constant matrix of its own."""
         return self._own(node, "MatMul") and len(self.weights.shape(node.input[1])) == 2
 
     def _pin(self, tensors: list[str]) -> None:
@@ -249,14 +254,14 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 
 def read_tensors(model: onnx.ModelProto) -> list[str]:
-    """Tensors whose channels' magnitudes `equalized` wants to know, in a fixed order."""
+    """Return the tensors whose channel maxima `equalized` needs, in a fixed order."""
     spaces = _spaces(model, GraphConstants(model.graph))
     return sorted({tensor for space in spaces for tensor in space.tensors})
 
 
 class ChannelObserver:
-    """Executes a graph for the sampler and keeps the largest x and -x of each channel of the
-    tensors that convolutions read.
+    """Execute a graph for the sampler and keep the largest x and -x of each channel of the tensors
+    that convolutions read.
     """
 
     def __init__(self, model: onnx.ModelProto, threads: int) -> None:

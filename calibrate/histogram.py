@@ -1,8 +1,8 @@
-"""Streamed histograms: where a tensor's values lie between the extremes that a first pass over the
+"""Stream histograms of where a tensor's values lie between the extremes that a first pass over the
 same samples found.
 
-The bins are fixed before the first sample, so that memory never grows and counts of batches, or of
-processes, simply add up.
+The bins are fixed before the first sample, so that memory never grows and the counts of batches, or
+of processes, simply add up.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from edgegen.core.spec import Array
 
 from .observe import session
 
-BINS = 2048  # eight a step of an 8-bit code that covers the whole range
+BINS = 2048  # eight for each step of an 8-bit code that covers the whole range
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """counts (BINS,) of a tensor's values in equal bins over `seen`, but for the `zeros` that are 0
-    exactly and cost nothing.
+    """Hold counts (BINS,) of a tensor's values in equal bins over `seen`, without the `zeros` that
+    are exactly 0 and cost nothing.
     """
 
     seen: Range
@@ -34,18 +34,20 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of a bin."""
+        """Return the width of a bin."""
         return (self.seen.high - self.seen.low) / len(self.counts)
 
     @property
     def centres(self) -> np.ndarray:
-        """(BINS,)"""
+        """Return the centres of the bins, (BINS,)."""
         return self.seen.low + self.width * (np.arange(len(self.counts)) + 0.5)
 
 
 @dataclass
 class Histograms:
-    """Of one graph's tensors; seen: the extremes of each, which are the ends of its bins."""
+    """Count the values of one graph's tensors; `seen` has the extremes of each, which are the ends
+    of its bins.
+    """
 
     seen: Mapping[str, Range]
     counts: np.ndarray = field(init=False)
@@ -57,7 +59,7 @@ class Histograms:
         self.zeros = np.zeros(len(self.tensors), np.int64)
 
     def add(self, values: Sequence[Array]) -> None:
-        """One batch, a tensor after the other in the order of `tensors`."""
+        """Add one batch: the values of each tensor in the order of `tensors`."""
         for k, (tensor, x) in enumerate(zip(self.tensors, values, strict=True)):
             ends = self.seen[tensor]
             if ends.low == ends.high:
@@ -65,7 +67,7 @@ class Histograms:
                 continue
             filled = x[x != 0]
             places = (filled - np.float32(ends.low)) * np.float32(BINS / (ends.high - ends.low))
-            # sums in another order may fall a rounding error beyond the ends
+            # sums in another order may lie a rounding error beyond the ends
             self.counts[k] += np.bincount(
                 np.clip(places, 0, BINS - 1).astype(np.int32), minlength=BINS
             )
@@ -77,10 +79,12 @@ class Histograms:
 
 
 def fetched(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The model with the values of `tensors` as further outputs, in their order and in float32."""
+    """Return the model with the values of `tensors` as further outputs, in their order and in
+    float32.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    # a copy, since an input or an output cannot be an output once more
+    # a Cast copies each one, because an input or an output cannot be another output
     for k, tensor in enumerate(tensors):
         out.graph.node.append(
             helper.make_node("Cast", [tensor], [f"fetched.{k}"], to=TensorProto.FLOAT)
@@ -92,7 +96,7 @@ def fetched(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
 
 
 class HistogramCounter:
-    """Executes one graph for the sampler and counts: pass it as that graph's `call`, on the samples
+    """Execute one graph for the sampler and count: pass it as that graph's `call`, on the samples
     that gave `seen`.
     """
 

@@ -1,7 +1,8 @@
-"""Activation statistics, streamed: every tensor reduces to its minimum and maximum inside the graph
+"""Stream activation statistics: every tensor is reduced to its minimum and maximum inside the graph
 that runs.
 
-Memory grows with tensors and never with samples, because no activation leaves the runtime.
+Memory grows with the number of tensors and never with samples, because no activation leaves the
+runtime.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from edgegen.core.spec import Array
 from edgegen.core.weights import is_apart, stored
 from edgegen.errors import InputError
 
-ENOUGH = 8  # samples below which a range is luck
+ENOUGH = 8  # with fewer samples a range is chance
 
 
 @dataclass
 class ActivationStats:
-    """Of one graph: each tensor's extremes over all samples, and how many samples came at each of
-    the sampler's timesteps.
+    """Hold the statistics of one graph: each tensor's extremes over all samples, and the number of
+    samples at each of the sampler's timesteps.
     """
 
     tensors: tuple[str, ...]
@@ -41,8 +42,9 @@ class ActivationStats:
         self.coverage = dict.fromkeys(map(told, self.timesteps), 0)
 
     def add(self, low: Sequence[float] | Array, high: Sequence[float] | Array, t: Array) -> None:
-        """One batch's extremes, in the order of `tensors`, and its timesteps (b,). InputError names
-        a tensor not finite.
+        """Add one batch's extremes, in the order of `tensors`, and its timesteps (b,).
+
+        Raises InputError, which names the tensor, if one is not finite.
         """
         new_low, new_high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         bad = ~(np.isfinite(new_low) & np.isfinite(new_high))
@@ -57,8 +59,8 @@ class ActivationStats:
             self.coverage[float(timestep)] += 1
 
     def check(self) -> None:
-        """InputError unless every timestep of the sampler was seen often enough, and some tensor
-        moved at all.
+        """Raise InputError unless every timestep of the sampler was seen ENOUGH times and some
+        tensor was not 0.
         """
         for timestep, count in self.coverage.items():
             if count < ENOUGH:
@@ -77,7 +79,7 @@ class ActivationStats:
             )
 
     def ranges(self) -> dict[str, Range]:
-        """What a plan stores."""
+        """Return the ranges that a plan stores."""
         return {
             t: Range(float(a), float(b))
             for t, a, b in zip(self.tensors, self.low, self.high, strict=True)
@@ -85,9 +87,10 @@ class ActivationStats:
 
 
 def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The model with three outputs more: minima, maxima and sums of `tensors`, each one vector.
+    """Return the model with three more outputs: minima, maxima and sums of `tensors`, one vector
+    each.
 
-    The sums are there because ONNX Runtime's minimum and maximum pass over a NaN.
+    The sums are there because ONNX Runtime's minimum and maximum ignore a NaN.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -112,14 +115,15 @@ def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProt
 
 
 def session(model: onnx.ModelProto, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU that keeps no memory between calls. Rounded weights are
-    left out: they are for INT8 files, and no node of the model reads them.
+    """Return an ONNX Runtime session on the CPU that keeps no memory between calls.
+
+    Rounded weights are left out: they are for INT8 files, and no node of the model reads them.
     """
     ort = quietly("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
+    options.enable_cpu_mem_arena = False  # the arena would keep the largest batch's memory forever
     read = onnx.ModelProto()
     read.CopyFrom(model)
     del read.graph.initializer[:]
@@ -135,7 +139,7 @@ def session(model: onnx.ModelProto, threads: int) -> Any:
 
 
 class Observer:
-    """Executes one instrumented graph for the sampler and keeps its statistics: pass it as that
+    """Execute one instrumented graph for the sampler and keep its statistics: pass it as that
     graph's `call`.
     """
 

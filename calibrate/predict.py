@@ -1,5 +1,6 @@
-"""The damage of many layers from that of a few: what a layer's rounding does to its own graph's
-answers orders layers as whole trajectories do, and takes a tenth of the time.
+"""Predict the damage of many layers from that of a few: the error that a layer's rounding makes in
+its own graph's answers orders layers as whole trajectories do, and takes a tenth of the time to
+measure.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 CHECKED = 10  # layers of a graph whose damage is measured along whole trajectories
-# Rank correlation of errors and measured damages, below which errors say too little.
+# Rank correlation of errors and measured damages below which errors say too little.
 LEAST_RANK = 0.6
 TINY = 1e-30  # error of a layer whose rounding changes nothing
 
 
 def to_check(errors: Sequence[float], count: int = CHECKED) -> list[int]:
-    """Places of the layers to measure: evenly from the smallest error to the largest, both in."""
+    """Return the places of the layers to measure: evenly from the smallest error to the largest,
+    both included.
+    """
     order = sorted(range(len(errors)), key=lambda place: (errors[place], place))
     if len(order) <= count:
         return sorted(order)
@@ -24,8 +27,8 @@ def to_check(errors: Sequence[float], count: int = CHECKED) -> list[int]:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's, of two figures of the same layers, 1 for fewer than three; 0 where one of them
-    does not change.
+    """Return Spearman's correlation of two figures of the same layers: 1 for fewer than three, 0 if
+    one of them is constant.
     """
     if len(one) < 3:
         return 1.0
@@ -36,15 +39,15 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Equal values share the middle of their ranks."""
+    """Return ranks; equal values share the middle of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts - 1) / 2)[inverse]
 
 
 def predicted(errors: Sequence[float], measured: Mapping[int, float]) -> list[float]:
-    """Damages of all layers: those that were measured (place -> damage) as they are, the others
-    along the line through these in logarithms, which never falls.
+    """Return the damages of all layers: measured ones (place -> damage) as they are, the others
+    from a line through these in logarithms that never falls.
     """
     places = sorted(measured)
     x, y = (

@@ -1,5 +1,5 @@
-"""Which plans are looked at, and in which order: the one next of which most is expected, as long as
-an answer can be paid.
+"""Decide which plans are looked at, and in which order: next is the one with the largest expected
+saving, as long as there is time for the answer.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-# Of a plan's cost: what another has to save, or the noise of timing has decided.
+# Share of a plan's cost that another must save; below it the noise of timing would decide.
 TIE = 0.015
-SURE = 0.9  # probability that a plan is good which damages less than one that is
-WIDER = 4.0  # times the damage of all plans, what may be good or bad before anything was asked
+SURE = 0.9  # probability that a plan is good which damages less than a good one
+WIDER = 4.0  # how far beyond the damage of all plans the limit may lie before anything was asked
 TINY = 1e-30  # damage of a plan that damages nothing
 
 Place = tuple[int, int]  # ladder, rung
@@ -19,7 +19,7 @@ Place = tuple[int, int]  # ladder, rung
 
 @dataclass(frozen=True)
 class Rung:
-    """A plan that may be asked about: what a trajectory costs under it, and what it damages."""
+    """Hold a plan that may be asked about: the cost of a trajectory under it, and its damage."""
 
     cost: float
     damage: float
@@ -27,7 +27,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Unasked:
-    """A plan that nobody looked at, and why."""
+    """Hold a plan that was not looked at, and why."""
 
     place: Place
     why: str
@@ -35,7 +35,9 @@ class Unasked:
 
 @dataclass(frozen=True)
 class Found:
-    """The plan to take, None where none is known to be good; and what was not asked."""
+    """Hold the plan to take (None if none is known to be good), and the plans that were not asked
+    about.
+    """
 
     best: Place | None
     unasked: tuple[Unasked, ...]
@@ -43,9 +45,8 @@ class Found:
 
 @dataclass
 class Answers:
-    """What is known about ladders whose rungs get better one after the other.
-
-    otherwise: what is paid where none of them is good.
+    """Hold what is known about ladders whose rungs get better one after the other; `otherwise` is
+    the cost if none of them is good.
     """
 
     ladders: Sequence[Sequence[Rung]]
@@ -58,13 +59,13 @@ class Answers:
 
     @property
     def cheapest(self) -> float:
-        """What is paid as far as is known."""
+        """Return the cost as far as it is known."""
         return min([self.otherwise, *(self.rung(place).cost for place in self.good)])
 
     @property
     def best(self) -> Place | None:
-        """Of the good ones that cost no more than a tie above the cheapest, the one that damages
-        least.
+        """Return the good plan that damages least, among those that cost at most a tie above the
+        cheapest.
         """
         near = self.cheapest / (1 - TIE)
         tied = [place for place in self.good if self.rung(place).cost <= near]
@@ -73,7 +74,7 @@ class Answers:
         )
 
     def why_not(self, place: Place) -> str:
-        """Why asking about this plan would be in vain; "" where it would not be."""
+        """Return why a question about this plan would be useless, or "" if it would not."""
         ladder, rung = place
         if any(ladder == other and rung <= worse for other, worse in self.bad):
             return "it keeps less in FP32 than one that is not good enough"
@@ -87,17 +88,19 @@ class Answers:
         return [place for place in self._all() if place not in {*self.good, *self.bad}]
 
     def open(self) -> list[Place]:
-        """What is worth asking."""
+        """Return the plans that are worth a question."""
         return [place for place in self.unasked() if not self.why_not(place)]
 
     def gain(self, place: Place) -> float:
-        """What asking about this plan is expected to save."""
+        """Return what a question about this plan is expected to save."""
         return self.chance(place) * (self.cheapest - self.rung(place).cost)
 
     def chance(self, place: Place) -> float:
-        """Probability that a plan is good: it falls with the logarithm of the damage, from the
-        worst that is good to the best that is not. Of its own ladder, where one is known there:
-        what damages add up to is nearly the same in another, not quite.
+        """Return the probability that a plan is good: it falls with the logarithm of the damage,
+        from the worst that is good to the best that is not.
+
+        A bad plan of the same ladder is preferred if one is known: the sum of damages means nearly
+        the same in another ladder, but not quite.
         """
         damages = [self.rung(other).damage for other in self._all()]
         damage = self.rung(place).damage
@@ -123,11 +126,12 @@ def fastest_good(
     price: Callable[[], float] = lambda: 0.0,
     left: Callable[[], float] = lambda: math.inf,
 ) -> Found:
-    """The good rung that costs least, to within a tie; the ladders' rungs get better one after the
-    other.
+    """Find the good rung that costs least, to within a tie; the ladders' rungs get better one after
+    the other.
 
-    good(ladder, rung) answers. price says what the next answer will take, about the same for all,
-    and left what there is to spend. The same answers and prices ask the same questions.
+    good(ladder, rung) answers. `price` returns the seconds that the next answer will take, about
+    the same for all, and `left` the seconds that may be spent. The same answers and prices lead to
+    the same questions.
     """
     answers, too_dear = Answers(ladders, otherwise), ""
     while candidates := answers.open():

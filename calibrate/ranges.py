@@ -1,5 +1,5 @@
-"""From a histogram to the range that 8 bits cover: a wider one rounds coarsely, a narrower one cuts
-off what is rare.
+"""Choose from a histogram the range that 8 bits cover: a wider one rounds coarsely, a narrower one
+cuts off what is rare.
 
 min-max covers all; percentiles cut a fixed share; `least_error` cuts where rounding and cutting
 together cost least; `entropy` is the threshold whose 8-bit histogram diverges least from the true
@@ -19,22 +19,22 @@ from edgegen.core.plan import Range
 
 from .histogram import Histogram
 
-STEPS = 255  # of an 8-bit code
-POWER = 1.5  # to which an error counts
-SHRINK = np.arange(40, 5, -1) / 40  # of an end, tried by `least_error`
-LEVELS = 128  # of a magnitude, in `entropy`
-MAGNITUDES = 1024  # bins of a magnitude, in `entropy`
-# a largest magnitude FAR times that of the CORE of all values is an outlier
+STEPS = 255  # steps of an 8-bit code
+POWER = 1.5  # power to which an error counts
+SHRINK = np.arange(40, 5, -1) / 40  # shrunk ends that `least_error` tries
+LEVELS = 128  # levels of a magnitude in `entropy`
+MAGNITUDES = 1024  # bins of a magnitude in `entropy`
+# a largest magnitude FAR times that of the CORE of all values counts as an outlier
 CORE, FAR = 0.9999, 2.0
 
 
 def min_max(histogram: Histogram) -> Range:
-    """All that was seen."""
+    """Return the range of everything that was seen."""
     return histogram.seen
 
 
 def percentile(histogram: Histogram, share: float) -> Range:
-    """The smallest range that cuts no more than 1 - share of the values, half of it at either
+    """Return the smallest range that cuts at most 1 - share of the values, half of it at either
     end.
     """
     counts = histogram.counts.astype(np.float64)
@@ -47,7 +47,9 @@ def percentile(histogram: Histogram, share: float) -> Range:
 
 
 def least_error(histogram: Histogram, power: float = POWER) -> Range:
-    """The range of least expected error, of a grid of shrunk ends; the widest of equals."""
+    """Return the range with the least expected error on a grid of shrunk ends; the widest of
+    equals.
+    """
     lows, highs = (
         end * (SHRINK if end else np.ones(1)) for end in (histogram.seen.low, histogram.seen.high)
     )
@@ -58,8 +60,8 @@ def least_error(histogram: Histogram, power: float = POWER) -> Range:
 
 
 def expected_error(histogram: Histogram, covered: Range, power: float = POWER) -> float:
-    """Of one value in the affine 8-bit code of `covered`, to a power: of rounding inside, of the
-    distance to the end outside.
+    """Return the expected error of one value in the affine 8-bit code of `covered`, to a power:
+    from rounding inside, from the distance to the end outside.
     """
     total = histogram.counts.sum() + histogram.zeros
     return float(
@@ -69,7 +71,7 @@ def expected_error(histogram: Histogram, covered: Range, power: float = POWER) -
 
 
 def _costs(histogram: Histogram, lows: np.ndarray, highs: np.ndarray, power: float) -> np.ndarray:
-    """Summed errors (lows, highs); what is 0 costs nothing."""
+    """Return the summed errors (lows, highs); exact zeros cost nothing."""
     under = np.maximum(lows[:, None] - histogram.centres, 0)
     over = np.maximum(histogram.centres - highs[:, None], 0)
     inside = (
@@ -83,7 +85,7 @@ def _costs(histogram: Histogram, lows: np.ndarray, highs: np.ndarray, power: flo
 
 
 def entropy(histogram: Histogram) -> Range:
-    """The threshold on magnitudes of least divergence."""
+    """Return the range with the threshold on magnitudes that has the least divergence."""
     largest = max(-histogram.seen.low, histogram.seen.high)
     if not largest:
         return histogram.seen
@@ -99,8 +101,8 @@ def entropy(histogram: Histogram) -> Range:
 
 
 def _divergence(counts: np.ndarray, bins: int) -> float:
-    """Kullback-Leibler, of the first `bins` counts with all beyond in the last, from the same in
-    LEVELS levels.
+    """Return the Kullback-Leibler divergence of the first `bins` counts, with all beyond added to
+    the last, from the same in LEVELS levels.
     """
     true = counts[:bins].copy()
     coarse = np.add.reduceat(true, np.arange(LEVELS) * bins // LEVELS)
@@ -118,7 +120,7 @@ def _divergence(counts: np.ndarray, bins: int) -> float:
 
 
 def _magnitude(histogram: Histogram, share: float) -> float:
-    """What `share` of the values are not larger than, in magnitude."""
+    """Return the magnitude that `share` of the values do not exceed."""
     sizes = np.abs(histogram.centres)
     order = np.argsort(sizes, kind="stable")
     below = histogram.zeros + np.cumsum(histogram.counts[order])
@@ -137,7 +139,7 @@ def _bin_of_zero(histogram: Histogram) -> int:
 
 
 def _inside(seen: Range, low: float, high: float) -> Range:
-    """No wider than what was seen, 0 inside."""
+    """Return the range cut to what was seen, with 0 inside."""
     return Range(min(0.0, max(seen.low, float(low))), max(0.0, min(seen.high, float(high))))
 
 
@@ -153,8 +155,8 @@ METHODS: Mapping[str, Callable[[Histogram], Range]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A tensor's range, the method that gave it, and the expected error of every method as a share
-    of min-max's.
+    """Hold a tensor's range, the method that gave it, and the expected error of every method over
+    that of min-max.
     """
 
     range: Range
@@ -170,7 +172,7 @@ class Choice:
 
 
 def chosen(histogram: Histogram) -> Choice:
-    """The method of least expected error; the first of equals."""
+    """Return the range of the method with the least expected error; the first of equals."""
     ranges = {name: method(histogram) for name, method in METHODS.items()}
     errors = {name: expected_error(histogram, covered) for name, covered in ranges.items()}
     best = min(errors, key=errors.__getitem__)
@@ -183,10 +185,10 @@ def chosen(histogram: Histogram) -> Choice:
 
 @dataclass(frozen=True)
 class Shape:
-    """What is odd about a tensor: one value alone, nothing on one side of 0, or a largest value far
-    beyond all others.
+    """Hold what is odd about a tensor: only one value, nothing on one side of 0, or a largest value
+    far beyond all others.
 
-    outlier: the largest magnitude over the 99.99 percentile of magnitudes, where that is FAR or
+    `outlier` is the largest magnitude over the 99.99 percentile of magnitudes if that is FAR or
     more, else 0.
     """
 

@@ -1,9 +1,9 @@
-"""Which way each weight is rounded: what one weight's rounding breaks, the weights that are not
-rounded yet mend.
+"""Decide which way each weight is rounded: weights that are not rounded yet compensate for what the
+rounding of one breaks.
 
-After Frantar et al., GPTQ (2022), for convolutions and matrix products: the second moments of what
-one reads, over the sampler's own trajectory, say how much its output moves with each weight. Scales
-stay as nearest rounding has them.
+After Frantar et al., GPTQ (2022), for convolutions and matrix products: the second moments of a
+layer's input, over the sampler's own trajectory, say how much its output moves with each weight.
+Scales stay those of nearest rounding.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ from edgegen.core.weights import GraphConstants, is_apart
 
 from .observe import session
 
-# of the mean second moment, added to all: directions that were hardly seen are not trusted
+# share of the mean second moment that is added to all, because directions that were hardly seen are
+# not trusted
 DAMPING = 0.01
-# positions of each image, or rows, that a layer's input is looked at: of few images more, since
-# what was hardly seen cannot say how weights mend one another
+# positions of each image, or rows, that are read from a layer's input: more if there are few
+# images, because too few cannot say how weights compensate for one another
 PLACES, SEEN = 8, 1024
-GATHERED = 512  # of them that are multiplied at once: adding up a product costs as much as a few
-# Bytes of second moments that all layers of a graph may take; above, those between the blocks of a
+# positions that are multiplied at once: adding up a product costs as much as a few of them
+GATHERED = 512
+# Bytes of second moments for all layers of a graph; beyond them, those between the blocks of a
 # layer's inputs are left out.
 MOST_BYTES = 2 << 30
 SMALLEST_BLOCK = 64
 
 
 def block_size(widths: Collection[int], most_bytes: int = MOST_BYTES) -> int:
-    """The largest blocks of a layer's inputs whose second moments take no more than that, over
-    layers that are sums over `widths` numbers: halves of the widest layer, SMALLEST_BLOCK at least.
+    """Return the largest block size whose second moments take at most `most_bytes`, over layers
+    that are sums over `widths` numbers: the widest layer, halved as often as needed, at least
+    SMALLEST_BLOCK.
     """
     block = max(widths, default=SMALLEST_BLOCK)
     while block > SMALLEST_BLOCK and _moment_bytes(widths, block) > most_bytes:
@@ -51,17 +54,18 @@ def _moment_bytes(widths: Collection[int], block: int) -> int:
 
 
 def blocks(width: int, block: int) -> list[slice]:
-    """0 .. width in equal parts of at most `block`."""
+    """Divide 0 .. width into equal parts of at most `block`."""
     count = -(-width // block)
     ends = [width * k // count for k in range(count + 1)]
     return [slice(a, b) for a, b in pairwise(ends)]
 
 
 class WeightMoments:
-    """Executes a graph for the sampler and keeps the second moments of each convolution's patches,
-    and of the rows of matrix products, those of LINEAR that are named in `products`: pass it as its
-    `call`. Of layers whose moments would take more than `most_bytes` together, only those inside
-    blocks of their inputs. images: that it will be shown.
+    """Execute a graph for the sampler and keep the second moments of each convolution's patches,
+    and of the rows of the matrix products in `products`: pass it as the graph's `call`.
+
+    If the moments of all layers would take more than `most_bytes`, only those inside blocks of
+    their inputs are kept. `images` is the number of images that it will see.
     """
 
     def __init__(
@@ -102,7 +106,9 @@ class WeightMoments:
 
     @property
     def second(self) -> dict[str, list[Array]]:
-        """Layer -> second moments of its patches or rows, (in, in) of each block of its inputs."""
+        """Return, by layer, the second moments of its patches or rows, (in, in) for each block of
+        its inputs.
+        """
         for name in self._second:
             self._add(name)
         return self._second
@@ -118,8 +124,8 @@ class WeightMoments:
 def rounded_sizes(
     model: onnx.ModelProto, products: Collection[str] = (), most_bytes: int = MOST_BYTES
 ) -> list[tuple[int, int]]:
-    """Outputs and inputs of each block of weights that is rounded by itself, as WeightMoments has
-    them.
+    """Return outputs and inputs of each block of weights that is rounded by itself, as
+    WeightMoments divides them.
     """
     layers, shapes = _rounded_layers(model, products)
     parts = _input_blocks(layers, shapes, most_bytes)
@@ -133,8 +139,8 @@ def rounded_sizes(
 def _rounded_layers(
     model: onnx.ModelProto, products: Collection[str]
 ) -> tuple[list[onnx.NodeProto], dict[str, tuple[int, ...]]]:
-    """Convolutions without groups and the matrix products of these names; the shapes of their
-    weights.
+    """Return the convolutions without groups and the matrix products of these names, and the shapes
+    of their weights.
     """
     weights = GraphConstants(model.graph)
     layers = [
@@ -155,7 +161,7 @@ def _input_blocks(
 
 
 def _watched(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
-    """The model with `tensors` as further outputs."""
+    """Return the model with `tensors` as further outputs."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     inputs = {v.name for v in model.graph.input}
@@ -169,12 +175,12 @@ def _watched(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
 
 
 def _width(node: onnx.NodeProto, shape: tuple[int, ...]) -> int:
-    """Numbers that each output channel is a sum over."""
+    """Return how many numbers each output channel is a sum over."""
     return math.prod(shape) // shape[weight_axis(node)]
 
 
 def _rows(x: Array, places: int, rng: np.random.Generator) -> Array:
-    """(b, ..., c) -> (rows, c): a few random rows of each image."""
+    """Pick a few random rows of each image: (b, ..., c) -> (rows, c)."""
     rows = x.reshape(len(x), -1, x.shape[-1])
     if rows.shape[1] > places:
         picked = rng.integers(0, rows.shape[1], (len(x), places))
@@ -193,8 +199,8 @@ def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
 def _patches(
     x: Array, node: onnx.NodeProto, kernel: tuple[int, ...], places: int, rng: np.random.Generator
 ) -> Array:
-    """(b, c, h, w) -> (places, c * kh * kw): what the convolution multiplies at a few random
-    positions of each image.
+    """Pick what the convolution multiplies at a few random positions of each image: (b, c, h, w) ->
+    (places, c * kh * kw).
     """
     pads, strides = _ints(node, "pads", [0, 0, 0, 0]), _ints(node, "strides", [1, 1])
     padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
@@ -209,8 +215,8 @@ def _patches(
 def rounded(
     model: onnx.ModelProto, moments: WeightMoments, weight_bits: Iterable[int] = (8,)
 ) -> onnx.ModelProto:
-    """The model with, beside each layer's weight, one for each number of bits that is on its grid
-    already (core.plan.rounded_name).
+    """Return the model with, beside each layer's weight, one on the grid of each number of bits
+    (core.plan.rounded_name).
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -223,7 +229,7 @@ def rounded(
     for name, nodes in readers.items():
         axis = weight_axis(nodes[0])
         if any(weight_axis(node) != axis for node in nodes):
-            continue  # two layers that read it across each other have no rounding in common
+            continue  # no rounding suits two layers that read it along different axes
         weight = np.moveaxis(weights[name].astype(np.float64), axis, 0)
         second = [
             np.stack(parts).sum(0, dtype=np.float64)
@@ -241,11 +247,11 @@ def rounded(
 def on_grid(
     weight: np.ndarray, second: Sequence[np.ndarray], steps_a_side: int = 127
 ) -> np.ndarray:
-    """(out, in) weights and the second moments of what they multiply, (n, n) of each of the blocks
-    that share out the inputs -> whole multiples of a row's largest / steps_a_side.
+    """Round weights (out, in) to whole multiples of each row's largest / steps_a_side, by the
+    second moments of what they multiply, (n, n) for each of the blocks that divide the inputs.
 
-    What a weight's rounding breaks is mended by weights of its own block. A row's largest weight
-    stays, so that its scale does.
+    What a weight's rounding breaks is compensated by weights of its own block. A row's largest
+    weight stays, and with it the scale.
     """
     scale = np.abs(weight).max(1, keepdims=True) / steps_a_side
     scale[scale == 0] = 1
@@ -263,7 +269,7 @@ def on_grid(
 def _codes(
     weight: np.ndarray, second: np.ndarray, scale: np.ndarray, steps_a_side: int
 ) -> np.ndarray:
-    """Steps of (out, n) weights; nearest ones where nothing was seen."""
+    """Return the steps of (out, n) weights; the nearest ones if nothing was seen."""
     mean = float(np.diag(second).mean())
     if not np.isfinite(mean) or mean <= 0:
         return np.clip(np.rint(weight / scale), -steps_a_side, steps_a_side)

@@ -1,7 +1,7 @@
-"""Graphs to files: FP32 ONNX, Q/DQ in each runtime's dialect, engines; and the runtimes that
-execute them.
+"""Write graphs to files (FP32 ONNX, Q/DQ in each runtime's dialect, engines) and define the
+runtimes that execute them.
 
-A runtime is one file with its dialect and one line in RUNTIMES; none is imported until it is asked
+A runtime is one file with its dialect and one line in RUNTIMES; none is imported before it is asked
 for.
 """
 
@@ -33,14 +33,16 @@ RUNTIMES = {
     "reference": "edgegen.export.reference:OnnxReference",
 }
 
-# on the exporting machine: calibrates and executes FP32; who executes the Q/DQ files of a runtime
-# that cannot run there is stand_ins.STAND_INS
+# calibrates and executes FP32 on the exporting machine; stand_ins.STAND_INS names what executes the
+# Q/DQ files of a runtime that cannot run there
 STAND_IN = "onnxruntime"
 
 
 def runtime(name: str) -> Runtime:
-    """The runtime of that name, whether or not it works here: ask its missing() and
-    cannot_run().
+    """Return the runtime of that name, whether or not it works here: its missing() and cannot_run()
+    say so.
+
+    Raises UsageError for an unknown name.
     """
     if name not in RUNTIMES:
         raise UsageError("E-RUNTIME", f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
@@ -50,7 +52,9 @@ def runtime(name: str) -> Runtime:
 
 
 def executing(target: Runtime) -> Runtime:
-    """Who executes a runtime's files on this machine: itself, or its stand-in where it cannot."""
+    """Return what executes a runtime's files on this machine: the runtime itself, or its stand-in
+    if it cannot run.
+    """
     if target.cannot_run() is None:
         return target
     from .stand_ins import stand_in

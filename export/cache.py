@@ -1,12 +1,12 @@
-"""What this machine built for itself out of ONNX files: one file each, named by all that it depends
-on, and authentic.
+"""Keep what this machine built for itself from ONNX files: one authenticated file each, named by
+everything that it depends on.
 
 Engines and compiled models are code, and those found here run because they were built here. So the
-folder is its user's own, nobody else may write into it, and a secret that only the user reads
-names and seals every entry: whoever put a file there without it made a file that nobody finds.
+folder belongs to its user, nobody else may write into it, and a secret that only the user can read
+names and seals every entry: a file that somebody puts there without the secret is never found.
 
-A file begins with one line of JSON (the payload's seal, and what it was built of and for) and goes
-on with the payload.
+A file is one line of JSON (the payload's seal, and what it was built from and for) followed by the
+payload.
 """
 
 from __future__ import annotations
@@ -28,25 +28,27 @@ from edgegen.core.graph_file import GraphFile
 from edgegen.core.reader import opened
 from edgegen.errors import TrustError
 
-SUFFIX = ".cached"  # of what a runtime loads
-NOTE = ".note"  # of what is only to be known
+SUFFIX = ".cached"  # suffix of what a runtime loads
+NOTE = ".note"  # suffix of what only records a fact
 SECRET = "secret"
 SECRET_BYTES = 32
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def folder() -> Path:
-    """Where entries are: made, if need be, for the user alone."""
+    """Return the folder of entries, made for the user alone if it is missing."""
     return own(cache() / "built")
 
 
 def is_there() -> bool:
-    """Whether this user has a cache, made by `edgegen build` or by hand."""
+    """Return whether this user has a cache, made by `edgegen build` or by hand."""
     return cache().is_dir()
 
 
 def own(place: Path) -> Path:
-    """A folder that only its user writes into: made, if need be. TrustError for one of others."""
+    """Return a folder that only its user can write into, made if it is missing. Raises TrustError
+    if others can.
+    """
     try:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -66,7 +68,7 @@ def _check_owner(place: Path, facts: os.stat_result, forbidden: int) -> None:
 
 
 def _secret() -> bytes:
-    """TrustError where others could have read it."""
+    """Read the secret. Raises TrustError if it is damaged or others could have read it."""
     path = cache() / "built" / SECRET
     with opened(path, "E-CACHE") as file:
         _check_owner(path, os.fstat(file.fileno()), 0o077)
@@ -82,8 +84,9 @@ def _secret() -> bytes:
 
 
 def _make_secret() -> None:
-    """Once, for this user alone: whole from the moment it is there. Where two processes make one at
-    once, what was sealed with the first is built again.
+    """Make the secret once, for this user alone; it is whole from the moment that it exists.
+
+    If two processes make one at the same time, what was sealed with the first is built again.
     """
     path = folder() / SECRET
     if path.exists():
@@ -103,12 +106,12 @@ def _make_secret() -> None:
 
 
 def _seal(name: str, payload: bytes) -> str:
-    """Of an entry: its name too, so that none can stand in another's place."""
+    """Return the seal of an entry; it covers the name too, so that no entry can replace another."""
     return hmac.new(_secret(), name.encode() + b"\0" + payload, "sha256").hexdigest()
 
 
 def of(onnx: GraphFile, facts: Mapping[str, str]) -> dict[str, str]:
-    """What an entry that is built of this ONNX file in this situation depends on."""
+    """Return what an entry that is built from this ONNX file under these facts depends on."""
     apart = {} if onnx.weights is None else {"weights": onnx.weights.sha256()}
     return {**facts, "onnx": hashlib.sha256(onnx.data()).hexdigest(), **apart}
 
@@ -119,10 +122,11 @@ def _named(facts: Mapping[str, str], suffix: str) -> Path:
 
 
 def find(facts: Mapping[str, str], suffix: str = SUFFIX) -> Path | None:
-    """The entry that depends on these facts, None if there is none. TrustError for a damaged one,
-    or one that others could have written.
+    """Return the entry that depends on these facts, or None.
+
+    Raises TrustError for a damaged one, or one that others could have written.
     """
-    if not os.access(cache() / "built" / SECRET, os.R_OK):  # nothing was built here by this user
+    if not os.access(cache() / "built" / SECRET, os.R_OK):  # this user has built nothing here
         return None
     path = _named(facts, suffix)
     if not path.exists():
@@ -132,7 +136,7 @@ def find(facts: Mapping[str, str], suffix: str = SUFFIX) -> Path | None:
 
 
 def read(path: Path) -> bytes:
-    """The payload of an entry; TrustError if it is not what was stored."""
+    """Return the payload of an entry. Raises TrustError if it is not what was stored."""
     _check_owner(path.parent, os.stat(path.parent), _OTHERS_WRITE)
     with opened(path, "E-CACHE") as file:
         _check_owner(path, os.fstat(file.fileno()), _OTHERS_WRITE)
@@ -152,8 +156,8 @@ def read(path: Path) -> bytes:
 
 
 def store(facts: Mapping[str, str], payload: bytes, suffix: str = SUFFIX) -> Path:
-    """The entry that depends on these facts, written whole or not at all, readable by the user
-    alone.
+    """Write the entry that depends on these facts, whole or not at all and readable by the user
+    alone; return its path.
     """
     _make_secret()
     path = _named(facts, suffix)

@@ -1,4 +1,4 @@
-"""An ONNX file that nobody vouches for, checked before a native parser of this process sees it."""
+"""Check an ONNX file that nobody vouches for before a native parser of this process reads it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CHECKER = "edgegen.export.check:OnnxChecker"
 
 
 class OnnxChecker(FileRuntime):
-    """The checker of onnx, which executes nothing: what the door's process asks it is whether a
-    file is sound.
+    """Run the checker of onnx in the door's process, which asks it whether a file is sound; it
+    executes nothing.
     """
 
     name = "onnx"
@@ -47,16 +47,18 @@ class OnnxChecker(FileRuntime):
             raise InputError(
                 "E-ONNX-PARSE", f"not a usable ONNX file: {what}", path=file.path
             ) from error
-        return lambda **inputs: next(iter(inputs.values()))  # never asked
+        return lambda **inputs: next(iter(inputs.values()))  # never called
 
 
 def checked(file: GraphFile) -> tuple[bytes, ModelProto]:
-    """Its bytes and the model in them. InputError for what is no ONNX or keeps weights elsewhere,
-    RuntimeMissing without onnx.
+    """Return the file's bytes and its model.
+
+    Raises InputError for what is no ONNX file or keeps weights elsewhere, RuntimeMissing without
+    onnx.
     """
     if why := absent("onnx", "export"):
         raise RuntimeMissing("E-BACKEND", f"an ONNX file is checked first: {why}", path=file.path)
-    import onnx  # here, since a device that executes finished engines has no onnx
+    import onnx  # imported here, because a device that executes finished engines has no onnx
 
     data = file.data()
     onnx_structure.check(data, file.path, ours=False, beside=door.beside(file))

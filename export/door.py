@@ -1,10 +1,10 @@
-"""The door for graphs that nobody vouches for.
+"""Try graphs that nobody vouches for before they are used.
 
 A file is first read in Python, which nothing in it can break (onnx_structure.py, ir_structure.py).
 Then a process of its own, with limits of time and memory, lets the runtime load and run every graph
-of a bundle once: what crashes it, hangs or takes all memory ends that process and is an answer.
-What passed is remembered by its content, in the cache where there is one, so that a device tries a
-bundle once.
+of a bundle once: a file that crashes it, hangs or takes all memory ends that process, which counts
+as an answer. What passed is remembered by its content, in the cache if there is one, so that a
+device tries a bundle once.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from edgegen.errors import (
 from . import cache, ir_structure, onnx_structure
 from .onnx_structure import Beside
 
-VERSION = "1"  # of what passing means; a stricter door has a newer one
-SECONDS = 60  # for all graphs of a bundle, and more for large ones
+VERSION = "1"  # version of what passing means; a stricter door gets a newer one
+SECONDS = 60  # seconds for all graphs of a bundle; large ones get more
 BYTES_A_SECOND = 1 << 20
 SPEC, ANSWER = "spec.json", "answer.json"
 _ERRORS: dict[int, type[EdgegenError]] = {
     kind.exit_code: kind
     for kind in (UsageError, InputError, RuntimeMissing, TrustError, ResourceError)
 }
-# The child looks for modules where this process does.
+# The child looks for modules in the same places as this process.
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[2:]; from edgegen.export.trial import child; "
     "child(sys.argv[1])"
 )
-# one thread, and no heap a thread: what is reserved counts against the limit of memory
+# one thread and one heap, because reserved memory counts against the limit
 _ALONE = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _passed: set[str] = set()
 _one_at_a_time = threading.Lock()
@@ -61,7 +61,7 @@ _one_at_a_time = threading.Lock()
 def admit(
     runtime: str, version: str, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]
 ) -> None:
-    """EdgegenError for a file that the runtime, "module:Class", should not be given."""
+    """Raise EdgegenError for a file that must not be given to the runtime ("module:Class")."""
     for file in files.values():
         content = _content(file)
         data = content.pop(file.path.name)
@@ -74,14 +74,16 @@ def admit(
 
 
 def beside(file: GraphFile, content: memoryview | None = None) -> Beside | None:
-    """Where a graph's file may keep weights; content: what lies there."""
+    """Describe the only file in which a graph may keep weights, with its content if given; None if
+    the graph has no such file.
+    """
     if file.weights is None:
         return None
     return Beside(file.path.with_suffix(SUFFIX).name, file.weights.bytes, content)
 
 
 def _content(file: GraphFile) -> dict[str, bytes]:
-    """The file, and its weights where they lie beside it, by name."""
+    """Return the contents of the file, and of an OpenVINO model's weights beside it, by name."""
     found = {file.path.name: file.data()}
     if file.path.suffix == ".xml":
         found[f"{file.path.stem}.bin"] = file.read(f"{file.path.stem}.bin") or b""
@@ -91,7 +93,7 @@ def _content(file: GraphFile) -> dict[str, bytes]:
 def tried(
     runtime: str, version: str, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]
 ) -> None:
-    """The second half of `admit`: what only running shows."""
+    """Do the second half of `admit`: find what only running the graphs shows."""
     contents = {graph: _content(file) for graph, file in files.items()}
     digests = {
         graph: {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
@@ -116,8 +118,8 @@ def tried(
             what = f"graphs cannot be tried in a process of their own: {error.strerror or error}"
             raise ResourceError("E-TMPDIR", what, path=error.filename, hint="set TMPDIR") from error
         _passed.add(key)
-        # Making images leaves no folder on a device that has no cache; and one that cannot be
-        # written, or is not the user's own, remembers nothing.
+        # Making images must leave no folder on a device without a cache. A cache that cannot be
+        # written, or does not belong to the user, remembers nothing.
         with contextlib.suppress(EdgegenError):
             if cache.is_there():
                 cache.store(facts, b"", cache.NOTE)
@@ -136,7 +138,7 @@ def _try(
     shapes: Mapping[str, Any],
     contents: Mapping[str, Mapping[str, bytes]],
 ) -> None:
-    """In a child that sees copies of these bytes in a folder of its own."""
+    """Try the graphs in a child process that sees copies of these bytes in a folder of its own."""
     with scratch() as folder:
         spec = {}
         for number, (graph, content) in enumerate(contents.items()):
@@ -160,7 +162,9 @@ def _try(
 
 
 def _copy_weights(file: GraphFile, place: Path) -> None:
-    """Into that folder, where nobody else changes them, and their numbers are looked at."""
+    """Copy the weights into that folder, where nobody else can change them, and check their
+    numbers.
+    """
     if file.weights is not None:
         file.put_weights(place)
         copy = (place / file.path.name).with_suffix(SUFFIX)
@@ -181,7 +185,7 @@ def _no_answer(why: str | int, runtime: str, path: Path) -> EdgegenError:
 
 
 def _ask(folder: Path, seconds: int) -> tuple[list[Any] | None, str | int]:
-    """The child's answer, empty when all is well; None, and why, when there is none."""
+    """Return the child's answer, empty if all is well; or None and the reason why there is none."""
     command = [sys.executable, "-P", "-c", _CHILD, str(folder), *sys.path]
     try:
         done = subprocess.run(

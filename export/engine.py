@@ -1,9 +1,9 @@
-"""Builds TensorRT engines in a child process: a crash of native code is an answer, and the same
+"""Build TensorRT engines in a child process: a crash of native code is an answer, and the same
 graph gives the same bytes.
 
 TensorRT-RTX numbers its internal tensors in the order of their addresses, so an engine repeats only
-when the memory of the process that builds it does: no address randomization (where the system lets
-us), no random hashes, one engine a process.
+if the memory of the building process does: no address randomization (if the system allows that), no
+random hashes, one engine for each process.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from edgegen.core.temporary import scratch
 from edgegen.core.weights import SUFFIX
 
 BATCHES = (1, 64, 256)  # smallest, tuned and largest batch of the optimization profile
-VARYING = "batch"  # the only axis of a graph that may vary: what a profile is about
+VARYING = "batch"  # the only axis that may vary; the optimization profile covers it
 FAILURE = "failure.json"
 TIMING = "timing.cache"
 LIMIT = 600  # seconds for all engines of one graph
-NO_RANDOMIZE = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2): holds from the next exec on
-HASHES = "PYTHONHASHSEED"  # set when the child has started itself anew
+NO_RANDOMIZE = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2): it takes effect at the next exec
+HASHES = "PYTHONHASHSEED"  # set once the child has restarted itself
 Failure = tuple[str, str]  # code and sentence
 
-# The child looks for modules where this process does, and starts itself anew once its addresses are
-# fixed.
+# The child looks for modules in the same places as this process, and restarts itself once its
+# addresses are fixed.
 CHILD = """import json, sys
 sys.path[:] = json.load(open("path.json"))
 from edgegen.export.engine import child
 child(*sys.argv[1:])"""
-# of the environment: the rest would shape its memory
+# variables that the child keeps; others would change its memory
 KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 
 
@@ -53,12 +53,11 @@ def engines(
     timing: Path | None = None,
     beside: Callable[[Path], object] | None = None,
 ) -> list[bytes] | Failure:
-    """One engine a compute capability ("" is the GPU at hand) by package `module`, or why there is
-    none.
+    """Build an engine for each compute capability ("" is the GPU at hand) with package `module`;
+    return them, or why there are none.
 
-    timing: file with the times of kernels that earlier builds measured on this GPU; read, and
-    replaced by what this one knows. beside: puts a file of weights that the ONNX file points into
-    into that folder.
+    `timing` is a file with the kernel times of earlier builds on this GPU; it is read and updated.
+    `beside` puts the weights file that the ONNX file points to into a given folder.
     """
     with scratch() as folder:
         if beside is not None:
@@ -106,14 +105,14 @@ def engines(
 
 
 def child(module: str, capabilities: str, batches: str) -> None:
-    """Reads the ONNX file from stdin; leaves 0.engine, 1.engine, ... or failure.json in the working
-    folder.
+    """Build in the child process: read the ONNX file from stdin and write 0.engine, 1.engine, ...
+    or failure.json into the working folder.
     """
     if HASHES not in os.environ:
-        # a container may forbid it: engines then differ in internal names alone
+        # a container may forbid this: engines then differ only in internal names
         ctypes.CDLL(None).personality(NO_RANDOMIZE)
         os.execve(sys.executable, sys.orig_argv, {**os.environ, HASHES: "0"})
-    # one core: threads would race for places in memory
+    # one core, because threads would compete for places in memory
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     onnx = sys.stdin.buffer.read()
     trt = import_module(module)
@@ -142,7 +141,7 @@ def _one(trt: ModuleType, onnx: bytes, capability: str, number: int, batches: li
             Path(f"{number}.engine").write_bytes(engine)
         else:
             _fail(*engine)
-    # whatever it is, the parent must hear of it: this process ends without a traceback
+    # the parent must learn of any error, because this process ends without a traceback
     except BaseException as error:
         _fail(
             "E-TRT-BUILD",
@@ -159,12 +158,13 @@ def _gpu(capability: str) -> str:
 
 
 def build(trt: ModuleType, onnx: bytes, capability: str, batches: Sequence[int]) -> bytes | Failure:
-    """One engine, in this process."""
+    """Build one engine in this process; return it, or why it cannot be built."""
     logger = logger_of(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    weights = next(Path().glob(f"*{SUFFIX}"), None)  # looked for beside the path that is said
+    # TensorRT looks for weights beside the path that it is given
+    weights = next(Path().glob(f"*{SUFFIX}"), None)
     path = () if weights is None else (str(weights.with_suffix(".onnx")),)
     if not parser.parse(onnx, *path):
         error = parser.get_error(0)
@@ -174,7 +174,7 @@ def build(trt: ModuleType, onnx: bytes, capability: str, batches: Sequence[int])
             f"{reason(error.desc())}",
         )
     config = builder.create_builder_config()
-    # what the file says is float32 is not rounded to 10 bits
+    # keeps float32 in the file from being rounded to 10 bits
     config.clear_flag(trt.BuilderFlag.TF32)
     if capability:
         config.num_compute_capabilities = 1
@@ -210,7 +210,9 @@ def build(trt: ModuleType, onnx: bytes, capability: str, batches: Sequence[int])
 
 
 def reason(message: str) -> str:
-    """The sentence inside what TensorRT logs: without its own files, functions and assertions."""
+    """Return the sentence inside a TensorRT message, without its files, functions and
+    assertions.
+    """
     line = next(
         (m for m in message.splitlines() if "Error Code" in m or "Assertion failed" in m),
         message.partition("\n")[0],
@@ -222,7 +224,7 @@ def reason(message: str) -> str:
 
 
 def blamed(message: str, layers: Iterator[str]) -> str:
-    """ "node NAME " for the longest layer name in a message (layers are called as their ONNX
+    """Return "node NAME " for the longest layer name in a message (layers have the names of ONNX
     nodes), else "it ".
     """
     names = [
@@ -234,7 +236,9 @@ def blamed(message: str, layers: Iterator[str]) -> str:
 
 
 def logger_of(trt: Any) -> Any:
-    """A logger of that package which keeps errors for our own sentence and prints nothing."""
+    """Return a logger for that package which keeps errors for our own sentence and prints
+    nothing.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""Layers of a Q/DQ file, cut out one by one with all that rounds around them: of a large graph,
-what the numpy referee can execute.
+"""Cut layers out of a Q/DQ file one by one, with everything that rounds around them: for a large
+graph, this is what the numpy referee can execute.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ IN, PLAIN, OUT = "excerpt_in", "excerpt_plain", "excerpt_out"
 
 @dataclass(frozen=True)
 class Excerpt:
-    """layer: its name; reads: the tensor of the whole file that it rounds and multiplies."""
+    """Name a layer and the tensor of the whole file that it rounds and multiplies (`reads`)."""
 
     layer: str
     reads: str
 
 
 class Excerpts:
-    """Of a file that qdq.quantize made, with its weights beside it."""
+    """Cut layers out of a file that qdq.quantize made, with its weights beside it."""
 
     def __init__(self, path: Path) -> None:
         bare = onnx.load(str(path), load_external_data=False)
@@ -39,7 +39,7 @@ class Excerpts:
         self._kinds = {v.name: v.type.tensor_type.elem_type for v in values}
 
     def sample(self, count: int) -> list[Excerpt]:
-        """So many INT8 layers, from the first to the last, evenly."""
+        """Return `count` INT8 layers, evenly chosen from the first to the last."""
         layers = [
             Excerpt(node.name, before.input[0])
             for node in self.model.graph.node
@@ -50,8 +50,10 @@ class Excerpts:
         return [layers[k * (len(layers) - 1) // (count - 1)] for k in range(count)]
 
     def write(self, one: Excerpt, shape: Sequence[int], folder: Path) -> tuple[Path, Path]:
-        """Two files, IN -> OUT in float32: the layer as it is, and without what rounds activations.
-        shape: of what it reads, whose first axis is the images.
+        """Write two files, IN -> OUT in float32: the layer as it is, and the layer without what
+        rounds activations.
+
+        `shape` is that of its input, with the images as first axis.
         """
         node = next(n for n in self.model.graph.node if n.name == one.layer)
         rounds = self._rounds(node)
@@ -73,7 +75,9 @@ class Excerpts:
         return files
 
     def _rounds(self, node: NodeProto) -> NodeProto | None:
-        """The QuantizeLinear whose codes the node multiplies; None where it is not INT8."""
+        """Return the QuantizeLinear whose codes the node multiplies; None if the node is
+        not INT8.
+        """
         weight = self._lookup.made_by(node.input[1], "DequantizeLinear")
         data = self._lookup.made_by(node.input[0], "DequantizeLinear")
         if data is None or weight is None:
@@ -81,13 +85,13 @@ class Excerpts:
         return self._lookup.made_by(data.input[0], "QuantizeLinear")
 
     def _behind(self, name: str) -> list[NodeProto]:
-        """The nodes that make a constant, in order."""
+        """Return the nodes that make a constant, in order."""
         if (node := self._lookup.maker.get(name)) is None:
             return []
         return [*(n for before in node.input for n in self._behind(before)), node]
 
     def _ahead(self, node: NodeProto) -> tuple[list[NodeProto], list[NodeProto]]:
-        """The ReLU that is part of the node's kernel, and what rounds its output."""
+        """Return the ReLU that is part of the node's kernel, and what rounds its output."""
         behind: list[NodeProto] = []
         readers = self._lookup.readers[node.output[0]]
         if len(readers) == 1 and readers[0].op_type == "Relu":
@@ -99,7 +103,9 @@ class Excerpts:
     def _model(
         self, nodes: Sequence[NodeProto], reads: str, shape: Sequence[int]
     ) -> onnx.ModelProto:
-        """These nodes between casts from float32 and back, with the constants that they read."""
+        """Return a model of these nodes between casts from float32 and back, with the constants
+        that they read.
+        """
         ends = nodes[-1].output[0]
         kind = self._kinds.get(reads, TensorProto.FLOAT)
         used = {name for node in nodes for name in node.input}

@@ -1,5 +1,5 @@
-"""A large graph, traced without its weights: they are written to a file as they lie, and the model
-points into it. (torch)
+"""Trace a large graph without its weights: they are written to a file unchanged, and the model
+points into it. It needs torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _PAGE_OUT = 21  # MADV_PAGEOUT of madvise(2)
 
 
 def weightless(graph: Graph) -> tuple[nn.Module, FakeTensorMode]:
-    """The module with tensors that have shapes and no memory, and the mode to trace it in."""
+    """Return the module with tensors that have shapes but no memory, and the mode to
+    trace it in.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     held: dict[int, object] = {}
     with mode:
@@ -44,8 +46,8 @@ def weightless(graph: Graph) -> tuple[nn.Module, FakeTensorMode]:
 
 
 def pointed(model: onnx_ir.Model, weights: Mapping[str, Tensor], name: str) -> onnx.ModelProto:
-    """The traced model, whose weights lie in a new file of the working folder; a Cast reads those
-    in half precision.
+    """Return the traced model with its weights in a new file of the working folder; a Cast restores
+    those in half precision.
     """
     initializers = model.graph.initializers
     own = {key: _plain(weights[key]) for key in initializers if key in weights}
@@ -73,7 +75,7 @@ def pointed(model: onnx_ir.Model, weights: Mapping[str, Tensor], name: str) -> o
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """In a type that ONNX computes with: float64 becomes float32."""
+    """Return the tensor in a type that ONNX computes with: float64 becomes float32."""
     tensor = tensor if tensor.dtype in TYPES else tensor.to(torch.float32)
     return tensor.detach().contiguous()
 

@@ -1,5 +1,5 @@
-"""The part of a graph that is not INT8, in float16: TensorRT's networks are strongly typed, so the
-file says what runs in what.
+"""Convert the part of a graph that is not INT8 to float16: TensorRT's networks are strongly typed,
+so the file decides what runs in which type.
 
 Float32 stays where float16 would overflow or lose what matters: every operator that is not listed
 as harmless (norms, softmax, roots, sines), products of two computed tensors (attention), squares
@@ -24,8 +24,9 @@ from edgegen.core.weights import GraphConstants, is_apart
 
 from . import sound
 
-LARGEST = 65504.0 / 4  # of a calibrated range: other seeds go beyond what was seen
-SMALLEST = 2.0**-24  # above zero
+# largest calibrated value, a quarter of float16's range, because other seeds exceed what was seen
+LARGEST = 65504.0 / 4
+SMALLEST = 2.0**-24  # smallest positive float16
 HARMLESS = frozenset(
     {
         "Add",
@@ -60,7 +61,7 @@ HARMLESS = frozenset(
         "Where",
     }
 )
-# stay float32 when only float32 operators read them
+# these stay float32 if only float32 operators read them
 LEADING = frozenset({"Add", "Div", "MatMul", "Mul", "Sub"})
 FULL, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -89,7 +90,7 @@ class _Halver:
         self.full = self._islands()
 
     def _islands(self) -> set[int]:
-        """Places of the nodes that stay float32."""
+        """Return the places of the nodes that stay float32."""
         nodes = list(self.model.graph.node)
         full = {k for k, node in enumerate(nodes) if self._needs_full(node)}
         for k in reversed(range(len(nodes))):
@@ -101,7 +102,7 @@ class _Halver:
         rounds = {
             k: makers.get(n.input[0]) for k, n in enumerate(nodes) if n.op_type == "QuantizeLinear"
         }
-        # quantized as it was made
+        # a tensor is quantized in the type in which it was computed
         return full | {k for k, before in rounds.items() if before is None or before in full}
 
     def _needs_full(self, node: NodeProto) -> bool:
@@ -113,8 +114,8 @@ class _Halver:
         return product or (node.op_type == "Mul" and inputs[0] == inputs[1])
 
     def _wide(self, tensor: str) -> bool:
-        """Beyond float16's range, as calibrated or as constant; a single constant that float16
-        would make zero, too.
+        """Return whether a tensor exceeds float16's range, as calibrated or as constant, or is a
+        single constant that float16 would round to zero.
         """
         if tensor in self.weights:
             if tensor not in self.floats:
@@ -134,7 +135,7 @@ class _Halver:
             new = onnx.NodeProto()
             new.CopyFrom(node)
             for place, tensor in enumerate(node.input):
-                # its scales are float32 whatever it resizes
+                # Resize takes float32 scales whatever it resizes
                 keeps = node.op_type == "Resize" and place > 0
                 if tensor in self.floats:
                     new.input[place] = self._as(tensor, FULL if keeps else kind)
@@ -157,8 +158,8 @@ class _Halver:
         return self._model()
 
     def _as(self, tensor: str, kind: int) -> str:
-        """The name under which `tensor` is read in that type; casts are shared, constants
-        converted.
+        """Return the name under which `tensor` is read in that type; casts are shared, constants
+        are converted.
         """
         if tensor in self.weights:
             held = self.weights.stored_in(tensor, kind)
@@ -185,7 +186,7 @@ class _Halver:
         return self.casts[tensor, kind]
 
     def _as_it_is(self, tensor: str) -> TensorProto:
-        """A constant that is not in float32."""
+        """Return a constant that is not float32, unchanged."""
         held = self.weights.stored_in(tensor, self.weights.kind(tensor))
         return held or constant(self.weights[tensor], tensor, self.apart)
 
@@ -200,13 +201,13 @@ class _Halver:
 
 
 def half(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto:
-    """A new model whose harmless float operators run in float16. ranges: of its tensors, as
-    calibrated.
+    """Return a new model whose harmless float operators run in float16; `ranges` are those of its
+    tensors, as calibrated.
     """
     return _Halver(model, ranges).run()
 
 
 def full_precision(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> Iterator[str]:
-    """Names of the nodes that `half` leaves in float32, in graph order."""
+    """Yield the names of the nodes that `half` leaves in float32, in graph order."""
     full = _Halver(model, ranges).full
     yield from (node.name for k, node in enumerate(model.graph.node) if k in full)

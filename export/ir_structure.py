@@ -1,5 +1,5 @@
-"""What an OpenVINO model may hold, read in Python before OpenVINO sees it: operators of its own
-sets, constants inside the weights file, nothing that repeats.
+"""Check an OpenVINO model in Python before OpenVINO reads it: operators of its own sets, constants
+inside the weights file, and nothing that repeats.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from edgegen.errors import EdgegenError, InputError
 
 from .onnx_structure import DRAWS, REPEATS
 
-DEPTH = 32  # elements within elements
+DEPTH = 32  # most elements within elements
 ELEMENTS = 2_000_000
-OPERATORS = re.compile(r"opset[1-9][0-9]?")  # versions of OpenVINO's own sets
+OPERATORS = re.compile(r"opset[1-9][0-9]?")  # versions of OpenVINO's own operator sets
 REFUSED = {"Loop": REPEATS, "TensorIterator": REPEATS}
 REFUSED |= {"RandomUniform": DRAWS, "Multinomial": DRAWS}
-# bits of an element by type
+# bits of an element by its type
 BITS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i64": 64, "i32": 32, "i16": 16, "i8": 8}
 BITS |= {"u64": 64, "u32": 32, "u16": 16, "u8": 8, "boolean": 8, "i4": 4, "u4": 4, "u1": 1}
 BITS |= {"f8e4m3": 8, "f8e5m2": 8, "nf4": 4}
 
 
 def check(data: bytes, weights: bytes, path: Path) -> None:
-    """InputError for what is no model in OpenVINO's format, or more than a graph needs."""
+    """Raise InputError for what is no model in OpenVINO's format, or holds more than a
+    graph needs.
+    """
     try:
         _IrReader(len(weights), path).read(data)
     except (KeyError, ValueError, expat.ExpatError) as error:
@@ -45,7 +47,7 @@ class _IrReader:
         parser = expat.ParserCreate()
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
-        # definitions of entities make little text large
+        # definitions of entities can make a small text huge
         parser.StartDoctypeDeclHandler = self._no_definitions
         parser.Parse(data, True)
         if not self.layers:
@@ -86,7 +88,7 @@ class _IrReader:
             raise self._refuse("E-IR-OP", f"the operator {self.kind} is not allowed: {why}")
 
     def _constant(self, values: dict[str, str]) -> None:
-        """Its bytes lie in the weights, and are as many as its shape says."""
+        """Check that a constant's bytes lie in the weights, and are as many as its shape says."""
         offset, size = int(values["offset"]), int(values["size"])
         kind, shape = values.get("element_type", ""), values.get("shape", "")
         sides = [int(side) for side in shape.split(",") if side.strip()]

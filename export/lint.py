@@ -1,5 +1,5 @@
-"""What a runtime refuses, computes wrongly or runs slowly of an ONNX graph: read off the file,
-without the runtime.
+"""Find what a runtime refuses, computes wrongly or runs slowly in an ONNX graph, from the file
+alone and without the runtime.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .lookup import Lookup
 
 @dataclass(frozen=True)
 class Finding:
-    """One node that one rule is about."""
+    """Hold one node and what a rule says about it."""
 
     level: Level
     rule: str
@@ -30,7 +30,9 @@ class Finding:
 
 
 def lint(model: onnx.ModelProto, runtime: str) -> tuple[Finding, ...]:
-    """Errors first, each in graph order. UsageError for a runtime without rules."""
+    """Return the findings, errors first, each in graph order. Raises UsageError for a runtime
+    without rules.
+    """
     if runtime not in RULES:
         raise UsageError(
             "E-RUNTIME", f"there are no rules for {runtime!r}; there are for {', '.join(RULES)}"
@@ -45,7 +47,9 @@ def lint(model: onnx.ModelProto, runtime: str) -> tuple[Finding, ...]:
 
 
 def _name(node: NodeProto | None) -> str:
-    """Nodes of other exporters may have no name: then what they are and write."""
+    """Return a node's name; nodes of other exporters may have none, and are named by operator and
+    output.
+    """
     return (
         "(model)"
         if node is None

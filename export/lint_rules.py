@@ -1,7 +1,7 @@
-"""The rules of lint: each is a function that names nodes; a runtime's rules are a table with the
-remedy.
+"""Define the rules of lint: each is a function that names nodes; a runtime's rules are a table with
+the remedies.
 
-Each was learnt by running: TensorRT's by building with TensorRT-RTX 1.7.1, the others in ONNX
+Each was found by running: TensorRT's by building with TensorRT-RTX 1.7.1, the others in ONNX
 Runtime 1.31 and OpenVINO 2026.4 (tests/test_lint.py runs them again).
 """
 
@@ -19,11 +19,11 @@ from edgegen.core.weights import stored
 from .lookup import INT8_OPS, Lookup, every_node
 
 Level = Literal["error", "warning"]
-# may run quantized between INT8 ops
+# operators that may run quantized between INT8 operators
 JOINING = ("Add", "Clip", "Concat", "LeakyRelu", "MaxPool", "Relu", "Resize")
-NARROW = 16  # fewer channels than this fill no INT8 tile of a tensor core
-# Operators without an implementation: of every one that ONNX defines, what the parser or the front
-# end turned down.
+NARROW = 16  # fewer channels than this do not fill an INT8 tile of a tensor core
+# Operators without an implementation: every operator that ONNX defines was tried, and these were
+# refused by the parser or the front end.
 NOT_IN_TENSORRT = frozenset(
     {
         "AffineGrid",
@@ -98,7 +98,8 @@ NOT_IN_OPENVINO = frozenset(
 NOT_IN_ONNXRUNTIME = frozenset({"ImageDecoder"})
 
 
-Found = Iterator[tuple[NodeProto | None, str]]  # no node: the whole model
+# without a node, the finding is about the whole model
+Found = Iterator[tuple[NodeProto | None, str]]
 Check = Callable[[Lookup], Found]
 
 
@@ -180,7 +181,7 @@ def weight_rounded_unasked(g: Lookup) -> Found:
 
 def float_output(g: Lookup) -> Found:
     for node in g.int8():
-        if node.op_type in LINEAR:  # its kernel writes float as fast
+        if node.op_type in LINEAR:  # a kernel for this operator writes float as fast
             continue
         if g.made_by(node.input[1], "DequantizeLinear") and not g.quantized(node):
             yield (
@@ -217,7 +218,7 @@ def signed_behind_concat(g: Lookup) -> Found:
 
 
 def unknown(refused: frozenset[str], domains: frozenset[str] = frozenset({"", "ai.onnx"})) -> Check:
-    """Operators that the runtime has no implementation of, in sub-graphs too."""
+    """Return a check for operators that the runtime does not implement, in sub-graphs too."""
 
     def operator(g: Lookup) -> Found:
         for node in every_node(g.model.graph):
@@ -241,7 +242,7 @@ def newest(last: int) -> Check:
     return opset
 
 
-Rule = tuple[Level, Check, str]  # with the remedy
+Rule = tuple[Level, Check, str]  # level, check and remedy
 REPLACE = "replace it by operators that the runtime has"
 EXPORT = "export with opset 20"
 PER_CHANNEL: Rule = (

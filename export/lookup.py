@@ -1,4 +1,6 @@
-"""An ONNX model, looked up by tensor: who writes it, who reads it, and whether it is quantized."""
+"""Look up the tensors of an ONNX model: which node writes one, which read it, and whether it is
+quantized.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ INT8_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Lookup:
-    """A model, looked up by tensor."""
+    """Index a model by its tensors."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -33,32 +35,34 @@ class Lookup:
                 self.readers[tensor].append(node)
 
     def made_by(self, tensor: str, *ops: str) -> NodeProto | None:
-        """The node that writes `tensor`, if it is one of `ops`."""
+        """Return the node that writes `tensor` if it is one of `ops`, else None."""
         node = self.maker.get(tensor)
         return node if node is not None and node.op_type in ops else None
 
     def pairs(self) -> Iterator[tuple[NodeProto, str]]:
-        """QuantizeLinear and DequantizeLinear nodes with their zero point ("" where it is left
-        out).
+        """Yield the QuantizeLinear and DequantizeLinear nodes with their zero point ("" if it is
+        left out).
         """
         for node in self.nodes:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 yield node, node.input[2] if len(node.input) > 2 else ""
 
     def int8(self) -> Iterator[NodeProto]:
-        """Nodes that could run in INT8: their data input comes out of a DequantizeLinear."""
+        """Yield the nodes that could run in INT8: their data input comes from a
+        DequantizeLinear.
+        """
         for node in self.nodes:
             if node.op_type in INT8_OPS and self.made_by(node.input[0], "DequantizeLinear"):
                 yield node
 
     def weight(self, node: NodeProto) -> TensorProto | None:
-        """Its constant weight, quantized or not."""
+        """Return the node's constant weight, quantized or not."""
         source = self.made_by(node.input[1], "DequantizeLinear")
         return self.constants.get(source.input[0] if source is not None else node.input[1])
 
     def quantized(self, node: NodeProto) -> bool:
-        """Whether its output is, behind the activation that is part of its kernel if there is
-        one.
+        """Return whether the node's output is quantized, directly or after an activation that is
+        part of its kernel.
         """
         readers = self.readers[node.output[0]]
         if len(readers) == 1 and readers[0].op_type in ("Clip", "LeakyRelu", "Relu"):
@@ -66,19 +70,19 @@ class Lookup:
         return any(r.op_type == "QuantizeLinear" for r in readers)
 
     def dtype(self, node: NodeProto, zero: str) -> int:
-        """The quantized type of a Q or DQ node with that zero point; 0 where the file does not say
-        it plainly.
+        """Return the quantized type of a Q or DQ node with that zero point; 0 if the file does not
+        say it plainly.
         """
         if zero in self.constants:
             return self.constants[zero].data_type
         if node.op_type == "DequantizeLinear":
             return self.constants[node.input[0]].data_type if node.input[0] in self.constants else 0
         dtype = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
-        return dtype or (TensorProto.UINT8 if not zero else 0)  # ONNX's own default
+        return dtype or (TensorProto.UINT8 if not zero else 0)  # the default of ONNX
 
 
 def every_node(graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    """The nodes of a graph and of all graphs within it."""
+    """Yield the nodes of a graph and of all graphs within it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -1,5 +1,5 @@
-"""Graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes
-each time.
+"""Export a graph as FP32 ONNX: one file with dynamic named axes, without paths or stack traces, the
+same bytes each time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from edgegen.errors import EdgegenError
 from . import fake, sound
 from .opset import OPSET
 
-# images at once that torch is told of. Nothing in a file depends on it; but diffusers asks whether
-# there are 64 or more, to no effect, and of a range on both sides of that torch traces twice
+# Most images at once that torch is told of. Nothing in a file depends on it; but diffusers asks, to
+# no effect, whether there are 64 or more, and torch traces twice for a range on both sides of that.
 MOST_TRACED = 63
 
 
 def to_onnx(graph: ExportGraph, name: str) -> onnx.ModelProto:
-    """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight
-    is not finite.
+    """Return the graph as an ONNX model named `name`.
+
+    Raises EdgegenError if torch cannot export it or a weight is not finite.
     """
     if isinstance(graph, OnnxGraph):
         model = onnx.load_from_string(graph.model)
@@ -43,11 +44,11 @@ def to_onnx(graph: ExportGraph, name: str) -> onnx.ModelProto:
 
 
 def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
-    """The same, and the torch program it was written from: its nodes are called as the model's
-    tensors are.
+    """Return the ONNX model, and the torch program it was written from, whose nodes have the names
+    of the model's tensors.
     """
     for key, value in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
-        if value.is_meta:  # its values lie in a file, whose reader looked at them
+        if value.is_meta:  # its values lie in a file whose reader has checked them
             continue
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise EdgegenError(
@@ -66,7 +67,8 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
         )
     shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
     with warnings.catch_warnings(), _quiet("torch.onnx"), _uncollected(), mode:
-        warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release
+        # silences the exporter's own deprecation warnings, which change with each release
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
             examples,
@@ -77,7 +79,7 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
             input_names=[spec.name for spec in graph.inputs],
             output_names=[graph.output.name],
             dynamic_shapes=shapes,
-            optimize=not graph.weights,  # that would compute with them
+            optimize=not graph.weights,  # optimizing would compute with the weights
         )
     if program is None or program.exported_program is None:
         raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
@@ -92,7 +94,7 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """That logger says errors only while the block runs."""
+    """Let that logger report only errors while the block runs."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -104,8 +106,8 @@ def _quiet(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for cycles while the block runs: a quarter of the time that tracing takes went into
-    looking at what is all still needed.
+    """Switch garbage collection off while the block runs: a quarter of tracing went into examining
+    objects that are all still needed.
     """
     was = gc.isenabled()
     gc.disable()
@@ -117,8 +119,8 @@ def _uncollected() -> Iterator[None]:
 
 
 def _strip(model: onnx.ModelProto, name: str) -> None:
-    """Drop source paths and stack traces, name nodes by their place: nothing of this machine leaves
-    it.
+    """Remove source paths and stack traces and name nodes by their place, so that nothing of this
+    machine gets into the file.
     """
     del model.metadata_props[:], model.functions[:]
     model.graph.name, model.producer_name, model.producer_version, model.doc_string = (
@@ -138,7 +140,7 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
         # the exporter keeps module paths in initializer names
         named = weight in weights and weight.endswith(".weight")
         name = weight.removesuffix(".weight") if named else f"{node.op_type}.{node.output[0]}"
-        # a weight that two nodes read
+        # two nodes may read the same weight
         node.name = f"{name}.{node.output[0]}" if name in taken else name
         taken.add(node.name)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
@@ -150,6 +152,6 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
 
 
 def write(model: onnx.ModelProto, path: Path) -> Path:
-    """Serialize deterministically into one file, or into two where the weights are large."""
+    """Serialize deterministically into one file, or into two if the weights are large."""
     write_model(model, path)
     return path

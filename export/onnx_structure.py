@@ -1,9 +1,8 @@
-"""What an ONNX file may hold, read in Python before any native parser sees it: known operators, all
-weights inside or in the one file beside it, no function or graph so deep or so often repeated that
-a parser breaks.
+"""Check an ONNX file in Python before any native parser reads it: known operators, all weights
+inside or in the one file beside it, and no function or graph so deep or so often repeated that a
+parser breaks.
 
-Read by the format's own fields (onnx.proto), in all graphs and functions, whatever they are inside
-of.
+It reads the format's own fields (onnx.proto) in all graphs and functions, wherever they lie.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from edgegen.core.declared import GRAPH, GRAPH_INITIALIZER, GRAPH_NODE, TENSOR_N
 from edgegen.core.protobuf import Message
 from edgegen.errors import EdgegenError, InputError, TrustError
 
-NODES = 50_000  # of a graph with all that it calls
-DEPTH = 8  # graphs within graphs
-CALLS = 32  # functions that call functions
-FIELDS = 2_000_000  # of all messages that are looked into
+NODES = 50_000  # most nodes of a graph with all that it calls
+DEPTH = 8  # most levels of graphs within graphs
+CALLS = 32  # most levels of functions that call functions
+FIELDS = 2_000_000  # most fields of all messages that are read
 DOMAINS = frozenset({"", "ai.onnx"})
 # A generator's graph is a function of its inputs that computes one step.
 REPEATS = "a graph is one step of a sampler, and repeats nothing itself"
@@ -40,7 +39,7 @@ REFUSED |= dict.fromkeys(
     ),
     DRAWS,
 )
-# numbers of fields in onnx.proto
+# numbers of the fields in onnx.proto
 _IR_VERSION, _TRAINING, _FUNCTION = 1, 20, 25
 _SPARSE_INITIALIZER = 15
 _OP, _DOMAIN, _ATTRIBUTE, _OVERLOAD = 4, 7, 5, 8
@@ -49,11 +48,11 @@ _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_OVERLOAD = 1, 7, 10,
 _FUNCTION_ATTRIBUTE = 11
 _DIMS, _TYPE, _RAW, _EXTERNAL, _LOCATION = 1, 2, 9, 13, 14
 _KEY, _VALUE = 1, 2  # of an entry of external data
-_PLACE = frozenset({"location", "offset", "length"})  # what such data says, and nothing else
-_DIGITS = 16  # fewer than these has an offset
+_PLACE = frozenset({"location", "offset", "length"})  # external data must say exactly this
+_DIGITS = 16  # an offset has fewer digits
 _VALUES = frozenset({4, 5, 6, 7, _RAW, 10, 11})  # fields of a tensor that hold values
-_PART = 4 << 20  # bytes looked at at once
-# bytes of an element by data type; others have no fixed size, or share bytes
+_PART = 4 << 20  # bytes that are read at a time
+# bytes of an element by data type; other types have no fixed size, or share bytes
 _WIDTH = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 _WIDTH |= {14: 8, 15: 16, 17: 1, 18: 1, 19: 1, 20: 1}
 _FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
@@ -62,7 +61,7 @@ Function = tuple[str, str, str]  # domain, name, overload
 
 @dataclass(frozen=True)
 class Beside:
-    """The file of weights beside a graph: its name and size, and its bytes where they are to be
+    """Describe the file of weights beside a graph: its name and size, and its bytes if they are
     checked too.
     """
 
@@ -72,11 +71,11 @@ class Beside:
 
 
 def check(data: bytes, path: Path, *, ours: bool = True, beside: Beside | None = None) -> None:
-    """InputError for what is no ONNX file or more than a graph needs, TrustError where weights
+    """Raise InputError for what is no ONNX file or more than a graph needs, TrustError if weights
     would be read from elsewhere.
 
-    ours: a graph of a generator, of the operators that edgegen's runtimes share; else any file,
-    whose operators lint has a say on. beside: the only file in which it may keep weights.
+    `ours` is a generator's graph, of the operators that edgegen's runtimes share; otherwise any
+    operator passes, and lint judges it. `beside` is the only file in which it may keep weights.
     """
     try:
         _Model(data, path, ours, beside).check()
@@ -88,7 +87,8 @@ def check(data: bytes, path: Path, *, ours: bool = True, beside: Beside | None =
 class _Model:
     def __init__(self, data: bytes, path: Path, ours: bool, beside: Beside | None) -> None:
         self.path, self.ours, self.beside = path, ours, beside
-        self.spans: list[tuple[int, int, str]] = []  # begin, end and tensor, in the file beside
+        # begin, end and name of each tensor in the file beside
+        self.spans: list[tuple[int, int, str]] = []
         self.model = Message(memoryview(data))
         self.functions: set[Function] = set()
         self.fields = self.nodes = 0
@@ -137,7 +137,7 @@ class _Model:
         return self._nodes(function, _FUNCTION_NODE, 0)
 
     def _graph(self, graph: Message, depth: int) -> Counter[Function]:
-        """How often it has each operator or function, with the graphs within it."""
+        """Count the operators and functions of a graph, with the graphs within it."""
         if depth > DEPTH:
             raise self._refuse(f"graphs lie within graphs more than {DEPTH} deep")
         self._count(graph)
@@ -198,7 +198,7 @@ class _Model:
                 self._tensor(tensor)
 
     def _tensor(self, tensor: Message) -> None:
-        """Its data is in the file, and as much as its shape says."""
+        """Check that a tensor's data is in the file, and as much as its shape says."""
         self._count(tensor)
         name = tensor.text(TENSOR_NAME)
         entries = [(e.text(_KEY), e.text(_VALUE)) for e in tensor.all(_EXTERNAL)]
@@ -207,7 +207,7 @@ class _Model:
         if apart and (self.beside is None or places.get("location") != self.beside.name):
             raise self._elsewhere(name, places.get("location", ""))
         dims = tensor.integers(_DIMS)
-        if any(size >= 1 << 40 for size in dims):  # negative ones are the largest
+        if any(size >= 1 << 40 for size in dims):  # negative sizes read as the largest
             raise ValueError(f"tensor {name!r} has the shape {dims[:8]}")
         if apart:
             self._beside(tensor, name, math.prod(dims), entries)
@@ -230,7 +230,7 @@ class _Model:
     def _beside(
         self, tensor: Message, name: str, elements: int, entries: list[tuple[str, str]]
     ) -> None:
-        """Its bytes lie where it says, all of them, and are no other's."""
+        """Check that all bytes of a tensor lie where it says."""
         assert self.beside is not None
         places, width = dict(entries), _WIDTH.get(tensor.integer(_TYPE))
         numbers = [places.get("offset", ""), places.get("length", "")]
@@ -267,7 +267,7 @@ class _Model:
         return InputError("E-ONNX-EXTERNAL", what, path=self.path, hint=hint)
 
     def _expanded(self, top: Counter[Function], calls: dict[Function, Counter[Function]]) -> None:
-        """Calls of functions written out, as parsers do, are few enough."""
+        """Check that calls of functions, written out as parsers do, are few enough."""
         sizes: dict[Function, int] = {}
 
         def size(found: Counter[Function], depth: int) -> int:
@@ -283,6 +283,6 @@ class _Model:
             return total
 
         size(top, 0)
-        for name in calls:  # those that nobody calls too
+        for name in calls:  # also the functions that nobody calls
             if name not in sizes:
                 sizes[name] = size(calls[name], 1)

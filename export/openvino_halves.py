@@ -1,7 +1,7 @@
-"""Weights of an OpenVINO model in half the bytes, where that loses nothing.
+"""Store weights of an OpenVINO model in half the bytes if that loses nothing.
 
-Its converter restores float16 weights to float32 (export/storage.py says why they are stored so),
-and its own compression would take scales and small constants with them.
+OpenVINO's converter restores float16 weights to float32 (export/storage.py says why they are stored
+so), and its own compression would also round scales and small constants.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def held_in_half(model: Model, ov: ModuleType) -> None:
-    """Rewrite an openvino.Model in place: large float32 constants that float16 holds to the last
-    bit become float16 ones with a Convert behind them. ov: the openvino package.
+    """Rewrite an openvino.Model in place: large float32 constants that float16 holds exactly become
+    float16 ones with a Convert behind them.
+
+    `ov` is the openvino package.
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:

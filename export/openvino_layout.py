@@ -1,12 +1,12 @@
-"""What joins every pixel of an image, computed as an image of one pixel: OpenVINO then keeps images
-in one memory layout.
+"""Compute what joins every pixel of an image as an image of one pixel, so that OpenVINO keeps
+images in one memory layout.
 
 A style or a time embedding is a vector (n, c) that becomes (n, c, 1, 1) and is multiplied with or
 added to features (n, c, h, w). OpenVINO's CPU plug-in keeps vectors in plain order and
 convolutions' features with channels last; an operator that reads both may take the vector's order,
-and then the features are turned round before it and back after it. Matrix products on a vector are
-convolutions on a pixel, whose order is the features' own: the same sums, and nothing to turn
-(decision 13 has the times).
+and the features are then reordered before it and back after it. Matrix products on a vector are
+convolutions on a pixel, whose order is the features' own: the sums are the same, and nothing is
+reordered (decision 13 has the times).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ POINTWISE = frozenset({"Add", "Multiply", "Divide", "Power"})
 
 
 def vectors_as_pixels(model: Model, ov: ModuleType) -> int:
-    """Rewrite an openvino.Model in place, exactly; how many vectors became pixels. ov: the openvino
-    package.
+    """Rewrite an openvino.Model in place, exactly, and return how many vectors became pixels.
+
+    `ov` is the openvino package.
     """
     pixels: dict[tuple[str, int], Output] = {}
     count = 0
@@ -40,7 +41,7 @@ def vectors_as_pixels(model: Model, ov: ModuleType) -> int:
 
 
 def _is_pixel(node: Node) -> bool:
-    """(n, c) -> (n, c, 1, 1) in float32."""
+    """Return whether the node turns (n, c) into (n, c, 1, 1) in float32."""
     before, after = node.get_input_partial_shape(0), node.get_output_partial_shape(0)
     if not (
         before.rank.is_static
@@ -64,15 +65,15 @@ def _joins(node: Node) -> bool:
 
 
 class _Pixels:
-    """Operators on (n, c) rebuilt on (n, c, 1, 1), each once, back to what is no product or
-    pointwise operator.
+    """Rebuild operators on (n, c) as operators on (n, c, 1, 1), each once, back to whatever is no
+    product or pointwise operator.
     """
 
     def __init__(self, ops: ModuleType, made: dict[tuple[str, int], Output]) -> None:
         self.ops, self.made = ops, made
 
     def of(self, vector: Output) -> Output:
-        # unlike friendly names, no two are alike
+        # unlike friendly names, these are unique
         key = (vector.get_node().get_name(), vector.get_index())
         if key not in self.made:
             self.made[key] = self._rebuilt(vector).output(0)
@@ -102,7 +103,7 @@ class _Pixels:
         return self.ops.unsqueeze(vector, _whole([2, 3]))
 
     def _constant(self, value: Output) -> Node:
-        """A row or a number, as what a pixel can be joined with."""
+        """Reshape a row or a number so that it can be joined with a pixel."""
         return self.ops.reshape(value, _whole([1, -1, 1, 1]), False)
 
 
@@ -116,15 +117,15 @@ def _rank(value: Output) -> int:
 
 
 def _row(value: Output) -> bool:
-    """Whether it is one number, or one a channel: a number for each image would need another
-    shape.
+    """Return whether the value is one number, or one for each channel: a number for each image
+    would need another shape.
     """
     shape = value.get_partial_shape()
     return shape.is_static and all(size == 1 for size in list(shape)[:-1])
 
 
 def _fixed(value: Output) -> bool:
-    """Whether constants alone make it."""
+    """Return whether constants alone determine the value."""
     node = value.get_node()
     inputs = node.input_values()
     return node.get_type_name() == "Constant" or (bool(inputs) and all(map(_fixed, inputs)))

@@ -1,5 +1,5 @@
-"""ONNX files of older opsets raised to the one that Q/DQ is written in, by onnx's own converter:
-first where it can do no harm, since it is native code.
+"""Raise ONNX files of older opsets to the one that Q/DQ is written in, with onnx's own converter;
+because that is native code, it runs first where it can do no harm.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
-IR = 10  # that files of this opset have
+IR = 10  # IR version of files with this opset
 RAISER = "edgegen.export.opset:OpsetRaiser"
 
 
 class OpsetRaiser(FileRuntime):
-    """The converter of onnx, which executes nothing, as the door's process asks it."""
+    """Run the converter of onnx as the door's process asks it; it executes nothing."""
 
     name = "onnx"
     executes = False
@@ -32,17 +32,19 @@ class OpsetRaiser(FileRuntime):
 
     def session(self, file: GraphFile, threads: int) -> Session:
         _converted(file)
-        return lambda **inputs: next(iter(inputs.values()))  # never asked
+        return lambda **inputs: next(iter(inputs.values()))  # never called
 
 
 def opset_of(model: ModelProto) -> int:
-    """Of the standard operators; 0 where the file says none."""
+    """Return the opset of the standard operators; 0 if the file says none."""
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def raised(file: GraphFile) -> ModelProto:
-    """The model in the file at OPSET, functions written out. InputError for an operator that the
-    converter cannot raise, and for an opset that is newer.
+    """Return the model in the file at OPSET, with functions written out.
+
+    Raises InputError for an operator that the converter cannot raise, and for an opset that is
+    newer.
     """
     door.tried(RAISER, OpsetRaiser().version(), {"": file}, {"": Declared({}, ())})
     return _converted(file)

@@ -1,5 +1,5 @@
-"""ONNX Runtime by execution provider: the one that was asked for is the one that runs, or the error
-says what is missing.
+"""Run graphs in ONNX Runtime by execution provider: the one that was asked for is the one that
+runs, or the error says what is missing.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from .packages import FileRuntime
 from .tensorrt import TensorRt
 
 CPU = "CPUExecutionProvider"
-# of a provider that leaves these to the CPU nothing is gained
+# a provider that leaves these operators to the CPU gains nothing
 HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# would round the float weights of a node between quantized tensors, one scale for all
+# this optimizer would round the float weights of a node between quantized tensors, with one scale
+# for all
 UNASKED = ["WeightBiasQuantization"]
 
 
 class OnnxRuntime(FileRuntime):
-    """Its CPU kernels want unsigned activations and every op between convolutions quantized (signed
-    is 2 to 4 times slower).
+    """Run graphs on the CPU, whose kernels want unsigned activations and every operator between
+    convolutions quantized (signed is 2 to 4 times slower).
 
     A convolution whose output stays in float is no INT8 kernel: it dequantizes its input and takes
-    1.5 times as long as FP32. A matrix product is one either way, and writes float where nothing
-    asks for less.
+    1.5 times as long as FP32. A matrix product is an INT8 kernel either way, and writes float
+    unless its reader wants less.
     """
 
     name = "onnxruntime"
@@ -58,8 +59,8 @@ class OnnxRuntime(FileRuntime):
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
     provider: ClassVar[str] = CPU
     settings: ClassVar[Mapping[str, str]] = {
-        "session.load_model_format": "ONNX",  # and not its own, by what the bytes look like
-        "session.intra_op.allow_spinning": "0",  # spinning steals the CPU of everything else
+        "session.load_model_format": "ONNX",  # keeps it from guessing its own format from the bytes
+        "session.intra_op.allow_spinning": "0",  # spinning takes CPU time from everything else
         "session.record_ep_graph_assignment_info": "1",
     }
 
@@ -80,7 +81,7 @@ class OnnxRuntime(FileRuntime):
                 )
         except EdgegenError:
             raise
-        except Exception as error:  # its exceptions share no base class
+        except Exception as error:  # the exceptions of ONNX Runtime share no base class
             what = str(error).partition("\n")[0]
             raise InputError(
                 "E-ONNX-LOAD", f"ONNX Runtime cannot load it: {what}", path=file.path
@@ -99,13 +100,13 @@ class OnnxRuntime(FileRuntime):
         return found
 
     def options(self, threads: int) -> dict[str, str]:
-        """Of the provider."""
+        """Return the options of the provider."""
         return {}
 
 
 @contextlib.contextmanager
 def _model(file: GraphFile) -> Iterator[bytes | str]:
-    """Its bytes, or where its own copy lies if its weights are large."""
+    """Yield the file's bytes, or the path of a private copy if its weights are large."""
     if file.weights is None:
         yield file.data()
         return
@@ -114,12 +115,14 @@ def _model(file: GraphFile) -> Iterator[bytes | str]:
 
 
 class _Provider(OnnxRuntime):
-    """Not the CPU's. Its files are ONNX, which can be written anywhere; where it runs, its library
-    must load.
+    """Run graphs on another provider than the CPU's.
+
+    Its files are ONNX, which can be written on any machine; where it runs, its library must load.
     """
 
     library: ClassVar[str]
-    tried_on = "edgegen.export.ort:OnnxRuntime"  # whatever its device, which another would share
+    # tried on the CPU, because a device would be shared with others
+    tried_on = "edgegen.export.ort:OnnxRuntime"
 
     def missing(self) -> str | None:
         return None
@@ -131,8 +134,8 @@ class _Provider(OnnxRuntime):
         if self.provider not in (has := ort.get_available_providers()):
             what = f"this ONNX Runtime has no {self.provider}, only {', '.join(has)}"
             return f"{what}: pip install {self.packages[0]} in an environment of its own"
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-            ort.preload_dlls()  # CUDA of PyTorch or of NVIDIA's own packages
+        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it does not find
+            ort.preload_dlls()  # loads CUDA from PyTorch or from NVIDIA's own packages
         try:
             ctypes.CDLL(
                 str(
@@ -147,7 +150,7 @@ class _Provider(OnnxRuntime):
 
 
 class OnnxRuntimeCuda(_Provider):
-    """float16 convolutions of cuDNN: it has no INT8 kernels, so INT8 saves memory on it and no
+    """Run float16 convolutions of cuDNN: it has no INT8 kernels, so INT8 saves memory on it but no
     time.
     """
 
@@ -160,7 +163,7 @@ class OnnxRuntimeCuda(_Provider):
 
 
 class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
-    """Builds an engine of all that TensorRT takes when a session starts, and keeps it in the
+    """Build an engine of everything that TensorRT takes when a session starts, and keep it in the
     cache.
     """
 
@@ -181,7 +184,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 
 class OnnxRuntimeOpenVino(_Provider):
     name = "onnxruntime-openvino"
-    # not seen to restore float16 weights when it loads them
+    # it was not seen to restore float16 weights when it loads them
     dialect = replace(OpenVino.dialect, stored="float32")
     packages = ("onnxruntime-openvino",)
     provider, library = "OpenVINOExecutionProvider", "openvino"
@@ -199,11 +202,11 @@ class _OrtSession:
         return out
 
     def placement(self) -> dict[str, int]:
-        """Nodes by provider, as the session assigned them."""
+        """Return the number of nodes by provider, as the session assigned them."""
         parts = self._session.get_provider_graph_assignment_info()
         return dict(Counter(part.ep_name for part in parts for _ in part.get_nodes()))
 
     def on_cpu(self) -> set[str]:
-        """Operators of the nodes that the CPU provider executes."""
+        """Return the operators of the nodes that the CPU provider executes."""
         parts = self._session.get_provider_graph_assignment_info()
         return {node.op_type for part in parts if part.ep_name == CPU for node in part.get_nodes()}

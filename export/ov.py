@@ -1,5 +1,5 @@
-"""OpenVINO on the CPU: its precision hint always set (bf16 is its default and changes results), its
-telemetry disarmed.
+"""Run graphs in OpenVINO on the CPU, always with its precision hint (bf16 is its default and
+changes results) and without its telemetry.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .openvino_halves import held_in_half
 from .openvino_layout import vectors_as_pixels
 from .packages import FileRuntime, processor
 
-IR = ".xml"  # its own format, with weights in a file NAME.bin
+IR = ".xml"  # OpenVINO's own format, with weights in a file NAME.bin
 REASON = re.compile(r"No conversion rule found for operations: .*")
-# "Reshape_49": made from a counter of this process, not the same twice
+# such as "Reshape_49", which comes from a counter of this process and does not repeat
 COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")
 
 
@@ -40,16 +40,18 @@ def _openvino() -> Any:
 
 @functools.cache
 def _core() -> Any:
-    """One for the process, never destroyed: on processors with AMX each one swaps the thread's
-    signal stack, and two that end in the order they began leave it pointing at freed memory, so
-    that the next Ctrl-C is a segmentation fault.
+    """Return the one Core of the process, which is never destroyed.
+
+    On processors with AMX each Core swaps the thread's signal stack, and two that end in the order
+    in which they began leave it pointing at freed memory, so that the next Ctrl-C is a segmentation
+    fault.
     """
     return _openvino().Core()
 
 
 class OpenVino(FileRuntime):
-    """Unsigned activations: signed ones behind a Concat give wrong results on its CPU plug-in.
-    Outputs stay in float.
+    """Use unsigned activations, because signed ones behind a Concat give wrong results on the CPU
+    plug-in. Outputs stay in float.
     """
 
     name = "openvino"
@@ -65,14 +67,18 @@ class OpenVino(FileRuntime):
     packages = ("openvino",)
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        """OpenVINO's own format, so that a device does not parse ONNX: model.xml and model.bin."""
+        """Convert to OpenVINO's own format, model.xml and model.bin, so that a device does not
+        parse ONNX.
+
+        Raises RuntimeMissing without OpenVINO, InputError for a model that it cannot convert.
+        """
         if why := self.missing():
             raise RuntimeMissing("E-BACKEND", why)
         ov = _openvino()
         target = folder / f"{onnx.stem}.xml"
         try:
             model = ov.convert_model(str(onnx))
-        except Exception as error:  # its exceptions share no base class
+        except Exception as error:  # the exceptions of OpenVINO share no base class
             reason = REASON.search(str(error))
             what = reason[0] if reason else str(error).splitlines()[0]
             raise InputError(
@@ -90,8 +96,8 @@ class OpenVino(FileRuntime):
         return cache.find(cache.of(onnx, self._facts()))
 
     def compile(self, onnx: GraphFile) -> Path:
-        """What its CPU plug-in makes of the model, which it reads in a fifth of the time that it
-        takes to make.
+        """Compile the model with the CPU plug-in and keep the result in the cache; reading it takes
+        a fifth of the time of compiling.
         """
         made = self._compiler(onnx, 1)()
         return cache.store(cache.of(onnx, self._facts()), made.export_model().getvalue())
@@ -127,12 +133,12 @@ class OpenVino(FileRuntime):
         }
 
     def _compiler(self, file: GraphFile, threads: int) -> Callable[[], Any]:
-        """What compiles the file, which is read once and now."""
+        """Read the file now, once, and return a call that compiles it."""
         weights = file.read(f"{file.path.stem}.bin") if file.path.suffix == IR else None
         with _refused(file.path):
             if file.weights is None:
                 model = _core().read_model(file.data(), weights or b"")
-            else:  # what it maps stays readable when its name is gone
+            else:  # the mapped file stays readable after its name is removed
                 with file.placed() as path:
                     model = _core().read_model(str(path))
             vectors_as_pixels(model, _openvino())
@@ -146,7 +152,7 @@ class OpenVino(FileRuntime):
 
 @contextlib.contextmanager
 def _refused(built: Path) -> Iterator[None]:
-    """OpenVINO's own error as InputError that names the file."""
+    """Turn OpenVINO's own error into an InputError that names the file."""
     try:
         yield
     except RuntimeError as error:
@@ -156,8 +162,8 @@ def _refused(built: Path) -> Iterator[None]:
 
 
 class _OpenVinoSession:
-    """A compiled model takes one call at a time: calls at once get one each, made when first
-    needed and kept.
+    """Run a compiled model, which takes one call at a time: simultaneous calls get a request each,
+    made when first needed and kept.
     """
 
     def __init__(self, compiler: Callable[[], Any]) -> None:
@@ -181,6 +187,8 @@ class _OpenVinoSession:
         return out
 
     def placement(self) -> dict[str, int]:
-        """Operators of the compiled model by device; it names one for all of them here."""
+        """Return the operators of the compiled model by device; here one device name stands for all
+        of them.
+        """
         devices = self._compiled.get_property("EXECUTION_DEVICES")
         return {"+".join(devices): len(self._compiled.get_runtime_model().get_ops())}

@@ -1,4 +1,6 @@
-"""Is a backend's package here: answered without importing it; and what runtimes answer alike."""
+"""Find whether a backend's package is installed, without importing it, and define what runtimes
+answer alike.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,18 @@ from edgegen.core.runtime import NOT_INSTALLED, Dialect, Session
 
 
 def absent(module: str, extra: str) -> str | None:
-    """None if `module` can be imported, else the sentence with the command that installs it."""
+    """Return None if `module` can be imported, else a sentence with the command that
+    installs it.
+    """
     if find_spec(module) is not None:
         return None
     return f'{module} is not installed: pip install "edgegen[{extra}]"'
 
 
 def installed(distributions: Sequence[str]) -> str:
-    """Version of the first of these distributions that is installed, or NOT_INSTALLED."""
+    """Return the version of the first of these distributions that is installed, or
+    NOT_INSTALLED.
+    """
     for name in distributions:
         try:
             return version(name)
@@ -35,8 +41,8 @@ def installed(distributions: Sequence[str]) -> str:
 
 
 def processor() -> str:
-    """The CPU and what it can do, as far as the system says: code compiled for one may crash on
-    another.
+    """Return a hash of the CPU and its features, as far as the system shows them: code compiled for
+    one CPU may crash on another.
     """
     info = Path("/proc/cpuinfo")
     lines = (
@@ -49,16 +55,17 @@ def processor() -> str:
 
 
 class FileRuntime(abc.ABC):
-    """What a runtime answers unless it says otherwise: installed means it works, on the CPU, and it
-    loads ONNX files itself.
+    """Answer for a runtime what most runtimes answer: installed means that it works, it runs on the
+    CPU, and it loads ONNX files itself.
     """
 
     name: str
     dialect: Dialect
     executable = False
     suffixes: tuple[str, ...] = (".onnx",)
-    executes: ClassVar[bool] = True  # whether a session of it computes
-    tried_on: ClassVar[str] = ""  # "module:Class" of who tries its files; "" is the runtime itself
+    executes: ClassVar[bool] = True  # whether a session computes anything
+    # "module:Class" of the runtime that tries its files; "" for itself
+    tried_on: ClassVar[str] = ""
     module: ClassVar[str]
     extra: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]

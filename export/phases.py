@@ -1,11 +1,11 @@
-"""Transposed convolutions as convolutions of phases: runtimes for CPUs have INT8 kernels for the
-one and not for the other.
+"""Rewrite transposed convolutions as convolutions of phases: runtimes for CPUs have INT8 kernels
+for the latter and not for the former.
 
-With a stride of s, the pixels of what a transposed convolution writes fall into s * s phases, by
-where they lie between the pixels that it reads. Each phase is an ordinary convolution by every
-s-th weight of the kernel; one convolution that writes all of them as channels, DepthToSpace, which
-puts them in their places, and a Slice of what padding cuts off are the same sums in the same order
-of magnitude of work (Shi et al. 2016, arXiv 1609.07009, read backwards).
+With a stride of s, the pixels that a transposed convolution writes fall into s * s phases, by where
+they lie between the pixels that it reads. Each phase is an ordinary convolution with every s-th
+weight of the kernel; one convolution that writes all of them as channels, DepthToSpace, which moves
+them to their places, and a Slice for what padding cuts off give the same sums with about the same
+work (Shi et al. 2016, arXiv 1609.07009, read backwards).
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ from edgegen.core.spec import Array
 from edgegen.core.weight_file import constant
 from edgegen.core.weights import GraphConstants, is_apart
 
-AXES = 2  # of an image: what DepthToSpace moves along
-PLAIN = {b"NOTSET", b"VALID"}  # of auto_pad: what the pads say, or none
-END = np.iinfo(np.int64).max  # of a Slice that cuts nothing off
+AXES = 2  # axes of an image, along which DepthToSpace moves
+PLAIN = {b"NOTSET", b"VALID"}  # values of auto_pad with which the pads apply, or none
+END = np.iinfo(np.int64).max  # end of a Slice that cuts nothing off
 Nodes = Iterator[NodeProto]
 
 
 @dataclass(frozen=True)
 class Move:
-    """From phases as channels to pixels in their places. cut: rows and columns at the beginning,
-    and at the end, that padding takes off.
+    """Move phases from channels to pixels in their places; `cut` are the rows and columns at the
+    beginning and at the end that padding removes.
     """
 
     stride: int
     cut: tuple[tuple[int, int], tuple[int, int]]
 
     def nodes(self, source: str, target: str, held: Callable[[str, Array], None]) -> Nodes:
-        """That make `target` of `source`, of whatever type; held: keeps a constant by name."""
+        """Yield the nodes that make `target` from `source`, of any type; `held` keeps a constant by
+        its name.
+        """
         spread = f"{target}.spread" if any(map(any, self.cut)) else target
         if self.stride > 1:
             yield helper.make_node(
@@ -65,8 +67,8 @@ class Move:
 
 
 def has_phases(node: NodeProto, constants: GraphConstants) -> bool:
-    """Whether it is a transposed convolution of images that can be written so: constant weights and
-    bias, one stride for both axes, no dilation, pads that are said.
+    """Return whether the node is a transposed convolution of images that can be rewritten: constant
+    weights and bias, one stride for both axes, no dilation, and explicit pads.
     """
     if node.op_type != "ConvTranspose" or not {*node.input[1:]} - {""} <= {*constants}:
         return False
@@ -85,10 +87,12 @@ def has_phases(node: NodeProto, constants: GraphConstants) -> bool:
 def with_phases(
     model: onnx.ModelProto, outputs: Collection[str]
 ) -> tuple[onnx.ModelProto, Mapping[str, Move]]:
-    """The model with convolutions in place of the transposed ones that write these tensors, under
-    the same names of nodes and tensors; and the moves that are still to be written, by the tensor
-    that is in phases until then. A ReLU that alone reads such a tensor comes before the move, where
-    it is part of a kernel.
+    """Replace the transposed convolutions that write these tensors by convolutions, under the same
+    names of nodes and tensors.
+
+    Returns the model, and the moves that still have to be written, by the tensor that holds phases
+    until then. A ReLU that alone reads such a tensor comes before the move, where it is part of a
+    kernel.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -98,7 +102,7 @@ def with_phases(
     written: set[str] = set()
 
     def held(name: str, values: Array) -> None:
-        if name not in written:  # a weight that two layers read
+        if name not in written:  # two layers may read the same weight
             written.add(name)
             graph.initializer.append(constant(values, name, apart))
 
@@ -118,7 +122,7 @@ def with_phases(
 def _rewrite(
     node: NodeProto, constants: GraphConstants, held: Callable[[str, Array], None]
 ) -> Move:
-    """Make a convolution of the node, in place."""
+    """Turn the node into a convolution in place, and return the move that its output needs."""
     said = _attributes(node)
     weight, group = constants[node.input[1]], said.get("group", 1)
     stride = said.get("strides", [1])[0]
@@ -129,7 +133,7 @@ def _rewrite(
     taps = [-(-size // stride) for size in kernel]
     first, last, pad_before, pad_behind = [], [], [], []
     for axis in range(AXES):
-        # whole blocks that are cut off are not computed
+        # do not compute whole blocks that are cut off
         spared = min(pads[axis] // stride, taps[axis] - 1)
         pad_before.append(taps[axis] - 1 - spared)
         first.append(pads[axis] - spared * stride)
@@ -157,16 +161,19 @@ def _rewrite(
 
 
 def phases(weight: Array, stride: int, group: int) -> Array:
-    """Weights of a transposed convolution (in, out / group, h, w) -> of the convolution that writes
-    its phases, (out * stride * stride, in / group, taps, taps): out by out, and of each the phases
-    row by row, as DepthToSpace has them in its mode CRD.
+    """Rearrange the weights of a transposed convolution (in, out / group, h, w) into those of the
+    convolution that writes its phases, (out * stride * stride, in / group, taps, taps).
+
+    Output channels follow one another, each with its phases row by row, as DepthToSpace expects in
+    its mode CRD.
     """
     inputs, outputs, *kernel = weight.shape
     taps = [-(-size // stride) for size in kernel]
     whole = np.zeros((inputs, outputs, *(count * stride for count in taps)), weight.dtype)
     whole[:, :, : kernel[0], : kernel[1]] = weight
     split = whole.reshape(group, inputs // group, outputs, taps[0], stride, taps[1], stride)
-    # a convolution reads from the first pixel on what a transposed one writes to the last
+    # the order of taps reverses: a convolution reads from the first pixel what a transposed one
+    # writes to the last
     turned = split[:, :, :, ::-1, :, ::-1, :].transpose(0, 2, 4, 6, 1, 3, 5)
     return np.ascontiguousarray(turned.reshape(group * outputs * stride**2, inputs // group, *taps))
 

@@ -1,10 +1,10 @@
-"""Q/DQ written into an FP32 ONNX graph as a Plan says, in the form a Dialect wants.
+"""Write Q/DQ into an FP32 ONNX graph as a Plan says, in the form that a Dialect wants.
 
 int8 nodes read quantized inputs and int8 constant weights. In a dialect with `between`, the outputs
-of int8 convolutions and the ops that join them are quantized as well, so that nothing runs in float
-until a node that the plan keeps in float. In one with `outputs`, that node reads the quantized
-output too: a float reader would make the kernel before it a float one. Kernels of matrix products
-write float as fast.
+of int8 convolutions and the operators that join them are quantized too, so that nothing runs in
+float before a node that the plan keeps in float. In one with `outputs`, that node reads the
+quantized output too: a float reader would make the kernel before it a float one. Kernels of matrix
+products write float at the same speed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TYPES = {
     "int8": (TensorProto.INT8, np.int8, -128, 127),
     "uint8": (TensorProto.UINT8, np.uint8, 0, 255),
 }
-SMALLEST = 1e-18  # of a scale: the product of two of them is still a normal float32
-TINY = 2.0**-24  # smallest float16 above zero
-INT32 = 2.0**31 - 128  # largest magnitude of an int32 bias that float32 can write
+SMALLEST = 1e-18  # smallest scale, whose square is still a normal float32
+TINY = 2.0**-24  # smallest positive float16
+INT32 = 2.0**31 - 128  # largest magnitude of an int32 bias that float32 represents
 
 
 @dataclass(frozen=True)
 class Scale:
-    """real = scale * (quantized - zero_point)."""
+    """Hold an affine code: real = scale * (quantized - zero_point)."""
 
     scale: np.float32
     zero_point: int
@@ -47,7 +47,7 @@ class Scale:
 
     @classmethod
     def of(cls, seen: Range, dialect: Dialect) -> Scale:
-        """The affine code that covers a range; a constant zero gets scale 1."""
+        """Return the affine code that covers a range; a constant zero gets scale 1."""
         _, _, low, high = TYPES[dialect.activation]
         if dialect.symmetric:
             widest = max(-seen.low, seen.high)
@@ -67,28 +67,28 @@ def _step(value: float, dialect: Dialect) -> np.float32:
 
 
 def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
-    """Scales as the file will hold them: in float16 the next larger one, so that nothing in the
-    range is cut off.
+    """Return scales as the file will hold them: in float16 the next larger value, so that nothing
+    in the range is cut off.
     """
     if dialect.floats == "float32":
         return scale.astype(np.float32)
     near = np.clip(scale, TINY, LARGEST).astype(np.float16)
     held = np.where(near < scale, np.nextafter(near, np.float16(np.inf)), near)
-    # what is so large stays in float32
+    # scales too large for float16 stay in float32
     return np.where(scale * 127 > LARGEST, scale, held).astype(np.float32)
 
 
 @dataclass
 class _QdqWriter:
-    """Nodes go by their first output: names may be missing or appear twice in a model that edgegen
-    did not export.
+    """Write the Q/DQ graph. Nodes go by their first output, because names may be missing or
+    repeated in a model that edgegen did not export.
     """
 
     model: onnx.ModelProto
     name: str
     plan: Plan
     dialect: Dialect
-    nodes: list[onnx.NodeProto] = field(default_factory=list)  # of the new graph, in order
+    nodes: list[onnx.NodeProto] = field(default_factory=list)  # nodes of the new graph, in order
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class _QdqWriter:
         self.ends = {value.name for value in graph.output}
         int8 = [node for node in graph.node if self._is_int8(node)]
         self.int8 = {node.output[0] for node in int8}
-        # those whose kernels want to write int8 too
+        # convolutions, whose kernels write int8 too
         self.whole = {node.output[0] for node in int8 if node.op_type in CONVOLUTIONS}
         self.between = self._between()
         self.only = self._outputs() if self.dialect.outputs else set()
@@ -122,7 +122,7 @@ class _QdqWriter:
         return is_int8(node, self.name, self.plan, self.dialect, self.weights)
 
     def _between(self) -> set[str]:
-        """Joining ops that an int8 convolution's output reaches through joining ops alone."""
+        """Return the joining operators that an int8 output reaches through such operators alone."""
         between: set[str] = set()
         for node in self.model.graph.node:
             if node.op_type in self.dialect.between and any(
@@ -133,8 +133,8 @@ class _QdqWriter:
         return between
 
     def _outputs(self) -> set[str]:
-        """What int8 convolutions write, with the ReLU that is part of their kernel: everybody reads
-        its Q/DQ pair.
+        """Return the outputs of int8 convolutions, behind the ReLU that is part of their kernel:
+        every reader gets their Q/DQ pair.
         """
         written = {
             self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.whole
@@ -142,7 +142,7 @@ class _QdqWriter:
         return written - self.ends
 
     def quantized(self) -> set[str]:
-        """Tensors that get a Q/DQ pair."""
+        """Return the tensors that get a Q/DQ pair."""
         tensors = set(self.only)
         for node in self.model.graph.node:
             if node.output[0] in self.int8:
@@ -157,7 +157,8 @@ class _QdqWriter:
                 and self._reads_quantized(node.output[0])
             ):
                 tensors.add(node.output[0])
-        # Conv -> Relu -> Q is one kernel: a pair between them would break it and cost precision
+        # Conv -> Relu -> Q is one kernel: a pair inside it would split the kernel and cost
+        # precision
         return {t for t in tensors if not self._fuses_with_relu(t)}
 
     def _reads_quantized(self, tensor: str) -> bool:
@@ -221,7 +222,7 @@ class _QdqWriter:
         self._constant(f"{tensor}.scale", np.asarray(scale.scale))
         self._constant(f"{tensor}.zero", np.asarray(scale.zero_point, dtype))
         code = [f"{tensor}.scale", f"{tensor}.zero"]
-        # what is moved is moved as integers
+        # the move applies to integers
         made = f"{tensor}.phases" if tensor in self.moves else tensor
         self.nodes.append(
             helper.make_node("QuantizeLinear", [made, *code], [f"{made}.q"], f"{tensor}.Q")
@@ -236,8 +237,8 @@ class _QdqWriter:
         return scale
 
     def _weight(self, new: onnx.NodeProto, node: onnx.NodeProto, data: Scale) -> None:
-        """int8 weights, symmetric, one scale an output channel, and the bias as the dialect wants
-        it.
+        """Write int8 weights, symmetric with one scale for each output channel, and the bias as the
+        dialect wants it.
         """
         axis = weight_axis(node)
         rounded, largest = (
@@ -255,7 +256,7 @@ class _QdqWriter:
             and self.weights.shape(node.input[2]) == scale.shape
         ):
             bias = self._values(node.input[2])
-            # else the bias of a dead channel overflows
+            # without this the bias of a dead channel overflows
             scale = np.maximum(scale, np.abs(bias) / (float(data.scale) * INT32))
         scale = np.where(scale > 0, np.maximum(scale, SMALLEST), 1)
         if not self.dialect.per_channel_weights:
@@ -277,8 +278,8 @@ class _QdqWriter:
             )
 
     def _values(self, name: str) -> np.ndarray:
-        """A constant as float64. InputError when it is not finite: as int8 it would be an ordinary
-        number.
+        """Return a constant as float64. Raises InputError if it is not finite, because as int8 it
+        would be an ordinary number.
         """
         values = self.weights[name].astype(np.float64)
         if not np.isfinite(values).all():
@@ -289,7 +290,7 @@ class _QdqWriter:
         return values
 
     def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
-        """The tensor that dequantizes `values`; one for all readers that want the same."""
+        """Return the tensor that dequantizes `values`; readers that want the same share one."""
         key = (name, scale.tobytes())
         if key not in self.written:
             count = sum(known == name for known, _ in self.written)
@@ -312,7 +313,7 @@ class _QdqWriter:
     def _model(self) -> onnx.ModelProto:
         out = onnx.ModelProto()
         out.CopyFrom(self.model)
-        # what made a weight that is int8 now has no reader
+        # the nodes that made a weight which is now int8 have no reader
         nodes = self.weights.kept(self.nodes, self.ends)
         used = {t for node in nodes for t in node.input}
         initializers = [t for t in self.model.graph.initializer if t.name in used]
@@ -325,22 +326,22 @@ class _QdqWriter:
 
 
 def quantize(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) -> onnx.ModelProto:
-    """A new model with Q/DQ as `plan` says for graph `name`. InputError when a tensor it needs has
-    no range.
+    """Return a new model with Q/DQ as `plan` says for graph `name`. Raises InputError if a tensor
+    that it needs has no range.
     """
     quantized = _QdqWriter(model, name, plan, dialect).run()
     return half(quantized, plan.ranges.get(name, {})) if dialect.floats == "float16" else quantized
 
 
 def quantized_tensors(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) -> set[str]:
-    """Tensors that get a Q/DQ pair in what `quantize` would write."""
+    """Return the tensors that get a Q/DQ pair in what `quantize` would write."""
     return _QdqWriter(model, name, plan, dialect).quantized()
 
 
 def is_int8(
     node: onnx.NodeProto, graph: str, plan: Plan, dialect: Dialect, constants: GraphConstants
 ) -> bool:
-    """Whether the node of that graph becomes int8."""
+    """Return whether the node of that graph becomes int8."""
     operator = "Conv" if dialect.phases and has_phases(node, constants) else node.op_type
     return (
         operator in dialect.int8_ops
@@ -353,7 +354,7 @@ def is_int8(
 def int8_nodes(
     model: onnx.ModelProto, graph: str, plan: Plan, dialect: Dialect
 ) -> list[onnx.NodeProto]:
-    """Those that become int8, in graph order."""
+    """Return the nodes that become int8, in graph order."""
     constants = GraphConstants(model.graph)
     return [node for node in model.graph.node if is_int8(node, graph, plan, dialect, constants)]
 
@@ -361,8 +362,8 @@ def int8_nodes(
 def check_any(
     models: Mapping[str, onnx.ModelProto], plan: Plan, runtime: str, dialect: Dialect
 ) -> None:
-    """InputError where no node of a generator's graphs would be int8 under the plan that leaves
-    most of them, and so its INT8 files would be FP32 ones.
+    """Raise InputError if no node of a generator's graphs would be int8 under the plan with most of
+    them, because its INT8 files would then be FP32.
     """
     if not dialect.int8_ops:
         return
@@ -380,8 +381,8 @@ def check_any(
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Float tensors a plan may quantize: every input and node output whose element type is float32,
-    in graph order.
+    """Return the float tensors that a plan may quantize: every input, and every node output whose
+    element type is float32, in graph order.
     """
     inferred = onnx.shape_inference.infer_shapes(model)
     kinds = {

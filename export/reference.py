@@ -1,5 +1,5 @@
-"""The ONNX reference evaluator: slow, plain numpy, and shares no code with the runtimes it
-referees.
+"""Run the ONNX reference evaluator: it is slow, plain numpy, and shares no code with the runtimes
+that it referees.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .packages import FileRuntime
 
 
 class OnnxReference(FileRuntime):
-    """Executes any dialect; its own is the plainest."""
+    """Execute any dialect; its own is the plainest."""
 
     name = "reference"
     dialect = Dialect()
@@ -42,7 +42,7 @@ class _ReferenceSession:
         self._evaluator, self._lock = evaluator, threading.Lock()
 
     def __call__(self, **inputs: Array) -> Array:
-        # its Sigmoid divides infinities in the branch that it then drops
+        # its Sigmoid divides infinities in a branch that it then discards
         with self._lock, np.errstate(over="ignore", invalid="ignore"):
             out: Array = self._evaluator.run(None, inputs)[0]
         return out

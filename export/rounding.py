@@ -1,4 +1,4 @@
-"""What a Q/DQ file rounds, read off the file itself."""
+"""Read what a Q/DQ file rounds from the file itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgegen.core.weights import GraphConstants
 
 
 def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
-    """Of a file that qdq.quantize made of `before`."""
+    """Return the rounding in a file that qdq.quantize made from `before`."""
     constants = GraphConstants(file.graph)
     codes: dict[str, Code] = {}
     for node in file.graph.node:

@@ -1,10 +1,10 @@
-"""Who executes the files of a runtime that cannot run on this machine: the fastest that computes
-them exactly.
+"""Choose what executes the files of a runtime that cannot run on this machine: the fastest runtime
+that computes them exactly.
 
 TensorRT's files hold signed activations and convolutions whose outputs stay in float. ONNX Runtime
 multiplies those in float; OpenVINO has INT8 kernels for them once the same integers are written
-unsigned. Whether those kernels are exact depends on the processor (16-bit sums overflow where there
-is no VNNI), so it is tried, not looked up.
+unsigned. Whether those kernels are exact depends on the processor (16-bit sums overflow without
+VNNI), so it is tested, not looked up.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from .packages import FileRuntime, absent
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-STEP = 2.0**-7  # of activations and weights in the trial: sums are whole multiples of its square
+# step of activations and weights in the trial: sums are whole multiples of its square
+STEP = 2.0**-7
 CHANNELS, SIDE = 32, 6
-TOLERANCE = 1e-4  # of the largest output; an overflow is a thousand times as much
+TOLERANCE = 1e-4  # share of the largest output; an overflow is a thousand times as much
 
 
 class UnsignedOpenVino(OpenVino):
-    """OpenVINO on files whose signed activations it is given as unsigned ones."""
+    """Run OpenVINO on files whose signed activations are first rewritten as unsigned ones."""
 
     def cannot_run(self) -> str | None:
         return super().cannot_run() or absent("onnx", "export")
@@ -47,8 +48,8 @@ class UnsignedOpenVino(OpenVino):
 
 
 class FloatOnnxRuntime(OnnxRuntime):
-    """ONNX Runtime that multiplies in float: weights are dequantized once, when the session starts,
-    and not at every call.
+    """Run ONNX Runtime with products in float: weights are dequantized once, when the session
+    starts, and not at every call.
     """
 
     settings: ClassVar[Mapping[str, str]] = {
@@ -57,8 +58,8 @@ class FloatOnnxRuntime(OnnxRuntime):
     }
 
 
-# by the type of activations in files whose int8 operators write floats: the fastest first, and the
-# last is exact on every machine
+# The key is the type of activations in files whose int8 operators write floats. The fastest comes
+# first; the last is exact on every machine.
 STAND_INS: dict[str, tuple[type[OpenVino] | type[OnnxRuntime], ...]] = {
     "int8": (UnsignedOpenVino, FloatOnnxRuntime),
     "uint8": (UnsignedOpenVino, FloatOnnxRuntime),
@@ -66,8 +67,9 @@ STAND_INS: dict[str, tuple[type[OpenVino] | type[OnnxRuntime], ...]] = {
 
 
 def stand_in(target: Runtime) -> FileRuntime:
-    """Who executes that runtime's ONNX files on this machine. Files without INT8, and those whose
-    int8 operators write int8, are ONNX Runtime's own kind.
+    """Return what executes that runtime's ONNX files on this machine.
+
+    ONNX Runtime executes files without INT8 and those whose int8 operators write int8 as they are.
     """
     if not target.dialect.int8_ops or target.dialect.outputs:
         return OnnxRuntime()
@@ -80,8 +82,8 @@ def stand_in(target: Runtime) -> FileRuntime:
 
 @functools.cache
 def is_exact(kind: type[Any]) -> bool:
-    """Whether it computes a convolution of the largest integers, behind a Concat, as numpy does:
-    once a process.
+    """Return whether the runtime computes a convolution of the largest integers, behind a Concat,
+    as numpy does; tested once for each process.
     """
     activations, weights = _integers()
     values = (activations * STEP).astype(np.float32)
@@ -93,8 +95,8 @@ def is_exact(kind: type[Any]) -> bool:
 
 
 def _integers() -> tuple[np.ndarray, np.ndarray]:
-    """Activations (4, c, h, w) and weights (c, c, 3, 3): the largest of one sign together, and any
-    others.
+    """Return activations (4, c, h, w) and weights (c, c, 3, 3): the largest integers of one sign
+    together, and random others.
     """
     rng = np.random.default_rng(0)
     activations = rng.integers(-127, 128, (4, CHANNELS, SIDE, SIDE))
@@ -104,7 +106,9 @@ def _integers() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trial(weights: np.ndarray) -> ModelProto:
-    """x and z, joined, quantized to int8, convolved with these weights: y in float."""
+    """Return a model that joins x and z, quantizes them to int8 and convolves them with these
+    weights; y is in float.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     constants = {

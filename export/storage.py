@@ -1,5 +1,5 @@
-"""Large float weights stored in float16, half the bytes, with a Cast to float32 behind them: what
-is computed is computed in float32 as before.
+"""Store large float weights in float16, half the bytes, with a Cast to float32 behind them: the
+graph computes in float32 as before.
 
 What stays float in an INT8 file takes four times the bytes of what does not. A runtime whose
 dialect asks for this restores such weights once, when it loads the file (decision 18 has the
@@ -16,22 +16,23 @@ from edgegen.core.runtime import Dialect
 from edgegen.core.weight_file import constant
 from edgegen.core.weights import STORED, WORTH_HALVING, is_apart, stored
 
-# largest error of a weight, as a share of the weight, both by the root of summed squares: half of a
-# step of float16's 11 bits. Only numbers below its normal ones (6.1e-5) and above its largest
-# (65504) bring a weight beyond it
+# largest relative error of a weight, both by the root of summed squares: half a step of float16's
+# 11 bits. Only numbers below its normal ones (6.1e-5) and above its largest (65504) bring a weight
+# beyond it.
 BOUND = 2.0**-11
 _CODED = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def store(model: onnx.ModelProto, dialect: Dialect) -> None:
-    """Rewrite, in place, what an INT8 file's large float32 weights are stored in, as the dialect
-    says. Those that float16 cannot hold within BOUND stay, and so do scales and zero points.
+    """Store an INT8 file's large float32 weights, in place, as the dialect says.
+
+    Those that float16 cannot hold within BOUND stay, and so do scales and zero points.
     """
     if dialect.stored == "float32":
         return
     graph = model.graph
     keep = {name for n in graph.node if n.op_type in _CODED for name in n.input[1:]}
-    keep.update(value.name for value in graph.input)  # of old files, which list constants there
+    keep.update(value.name for value in graph.input)  # old files list constants among their inputs
     apart = any(map(is_apart, graph.initializer))
     casts = []
     for tensor in graph.initializer:
@@ -50,8 +51,10 @@ def store(model: onnx.ModelProto, dialect: Dialect) -> None:
 
 
 def _is_large(tensor: TensorProto) -> bool:
-    """Whether it is a float32 matrix or kernel of size. A bias or the factors of a norm, which have
-    one axis that is longer than 1, are not, however many channels there are.
+    """Return whether it is a float32 matrix or kernel of size.
+
+    A bias or the factors of a norm, which have only one axis longer than 1, are not, however many
+    channels there are.
     """
     longer = [size for size in tensor.dims if size > 1]
     size = int(np.prod(longer))
@@ -59,10 +62,10 @@ def _is_large(tensor: TensorProto) -> bool:
 
 
 def in_half(values: np.ndarray) -> np.ndarray | None:
-    """The nearest float16 numbers; None where one overflows or more than BOUND is lost."""
+    """Return the nearest float16 numbers; None if one overflows or more than BOUND is lost."""
     exact = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         near: np.ndarray = values.astype(np.float16)
         lost = np.square(near - exact).sum()
-    # infinite, or no number, where the values are: not within anything
+    # NaN or infinite values are never within the bound
     return near if lost <= BOUND**2 * np.square(exact).sum() < np.inf else None

@@ -1,8 +1,8 @@
-"""TensorRT and TensorRT-RTX through one builder: strongly typed networks, precision written in the
-graph as Q/DQ.
+"""Build for TensorRT and TensorRT-RTX with one builder: strongly typed networks, with precision
+written in the graph as Q/DQ.
 
-TensorRT-RTX engines are built ahead of time without a GPU, one file a compute capability; executing
-one needs a GPU and driver.
+TensorRT-RTX engines are built ahead of time without a GPU, one file for each compute capability;
+executing one needs a GPU and its driver.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ TURING = "SM75"
 
 
 class TensorRt(FileRuntime):
-    """The enterprise library. It builds for the GPU it runs on, so a bundle holds its Q/DQ ONNX and
-    the device keeps the engine.
+    """Run the enterprise library. It builds for the GPU that it runs on, so a bundle holds its Q/DQ
+    ONNX and the device keeps the engine.
 
-    int8 with zero point 0, float bias, constant per-channel int8 weights, Q/DQ in front of each
-    convolution and none behind; what is not int8 is float16, which its GPUs multiply at many times
-    the speed of float32.
+    Its files have int8 with zero point 0, a float bias, constant per-channel int8 weights, and Q/DQ
+    before each convolution but not behind; what is not int8 is float16, which its GPUs multiply at
+    many times the speed of float32.
     """
 
     name = "tensorrt"
-    tried_on: ClassVar[str] = CHECKER  # its own parser runs in a process of its own (engine.py)
+    tried_on: ClassVar[str] = CHECKER  # the real parser runs in a process of its own (engine.py)
     dialect = Dialect(activation="int8", symmetric=True, floats="float16")
     module = extra = "tensorrt"
     packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
-    here: ClassVar[str] = ""  # what the builder calls the GPU at hand
-    # whether it measures kernels while it builds, and can keep the times
+    here: ClassVar[str] = ""  # the builder's name for the GPU at hand
+    # whether it measures kernels while it builds and can keep the times
     timed: ClassVar[bool] = True
 
     def missing(self) -> str | None:
-        """A bundle's files for it are ONNX: those can be written anywhere."""
+        """Return None: a bundle's files for it are ONNX, which can be written on any machine."""
         return None
 
     def cannot_run(self) -> str | None:
@@ -62,7 +62,10 @@ class TensorRt(FileRuntime):
         return cache.find(cache.of(onnx, self._facts()))
 
     def compile(self, onnx: GraphFile) -> Path:
-        """Its engine for this GPU, driver and version, in the cache."""
+        """Build the engine for this GPU, driver and version, and store it in the cache.
+
+        Raises RuntimeMissing if TensorRT cannot run here.
+        """
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
         facts = cache.of(onnx, self._facts())
@@ -70,14 +73,14 @@ class TensorRt(FileRuntime):
         return cache.store(facts, engine)
 
     def _engines(self, onnx: GraphFile, capabilities: tuple[str, ...]) -> list[bytes]:
-        """One engine a compute capability. EdgegenError names the node that the parser or the
-        builder refuses.
+        """Build an engine for each compute capability. Raises EdgegenError, which names the node,
+        if the parser or the builder refuses one.
         """
         return self._built(onnx, checked(onnx)[0], capabilities)
 
     def _built(self, onnx: GraphFile, data: bytes, capabilities: tuple[str, ...]) -> list[bytes]:
-        """An engine for the GPU here is built with the times of kernels that builds before it
-        measured, where this library keeps any.
+        """Build the engines; one for the GPU here reuses the kernel times that earlier builds
+        measured, if this library keeps any.
         """
         times = self.here in capabilities and self.timed
         with scratch() as folder:
@@ -93,7 +96,7 @@ class TensorRt(FileRuntime):
         return built
 
     def _times(self) -> dict[str, str]:
-        """What the times of kernels depend on."""
+        """Return what the times of kernels depend on."""
         facts = self._facts()
         return {"runtime": self.name, "times": "kernels", "gpu": facts["gpu"]}
 
@@ -103,18 +106,18 @@ class TensorRt(FileRuntime):
         return path
 
     def _facts(self) -> dict[str, str]:
-        """Everything but the ONNX file that decides whether an engine fits."""
+        """Return everything except the ONNX file that decides whether an engine fits."""
         return {"runtime": self.name, "version": self.version(), "batches": str(BATCHES), **_gpu()}
 
     def load(self, built: Path, threads: int) -> Session:
-        """An engine of the cache, or a file that is none."""
+        """Load an engine from the cache, or any other file."""
         if built.suffix != cache.SUFFIX:
             return super().load(built, threads)
         self._check()
         return _TensorRtSession(import_module(self.module), cache.read(built), built)
 
     def session(self, file: GraphFile, threads: int) -> Session:
-        """Of an ONNX file, whose engine is built here unless that has been done."""
+        """Load an ONNX file, whose engine is built here if it is missing."""
         self._check()
         return self.load(self.compiled(file) or self.compile(file), threads)
 
@@ -124,8 +127,8 @@ class TensorRt(FileRuntime):
 
 
 class TensorRtRtx(TensorRt):
-    """TensorRT for RTX: engines for each capability named here, built on any machine and shipped in
-    the bundle.
+    """Build engines for each capability listed here, on any machine, and ship them in the
+    bundle.
     """
 
     name = extra = "tensorrt-rtx"
@@ -161,8 +164,8 @@ class TensorRtRtx(TensorRt):
         return tuple(paths)
 
     def _engines(self, onnx: GraphFile, capabilities: tuple[str, ...]) -> list[bytes]:
-        """Those for Turing GPUs are of a graph of their own."""
-        # here: a device that executes finished engines has no onnx
+        """Build engines; those for Turing GPUs come from a graph without matrix products."""
+        # imported here, because a device that executes finished engines has no onnx
         from .turing import without_products
 
         data, model = checked(onnx)
@@ -179,8 +182,8 @@ class TensorRtRtx(TensorRt):
         return [engines[c] for c in capabilities]
 
     def session(self, file: GraphFile, threads: int) -> Session:
-        """The engine beside `file` that fits this GPU, or one that is built here of an ONNX file;
-        RuntimeMissing if there is none.
+        """Load the engine beside `file` that fits this GPU, or build one here from an ONNX file.
+        Raises RuntimeMissing if there is none.
         """
         self._check()
         if file.path.suffix != ".engine":
@@ -198,14 +201,14 @@ class TensorRtRtx(TensorRt):
 
 
 class TensorRtHalf(TensorRt):
-    """The same without INT8: what INT8 must beat."""
+    """Run the same library without INT8, which INT8 must beat."""
 
     name = "tensorrt-fp16"
     dialect = Dialect(int8_ops=frozenset(), floats="float16")
 
 
 class TensorRtRtxHalf(TensorRtRtx):
-    """The same without INT8: what INT8 must beat."""
+    """Run the same library without INT8, which INT8 must beat."""
 
     name = "tensorrt-rtx-fp16"
     dialect = Dialect(int8_ops=frozenset(), floats="float16")
@@ -223,7 +226,7 @@ def _no_gpu() -> str | None:
 
 
 def _capability() -> str:
-    """Of the GPU at hand, such as "SM89"."""
+    """Return the capability of the GPU at hand, such as "SM89"."""
     import torch
 
     major, minor = torch.cuda.get_device_capability()
@@ -243,7 +246,7 @@ def _gpu() -> dict[str, str]:
 
 
 class _TensorRtSession:
-    """Runs an engine with torch tensors as device memory; one call at a time."""
+    """Run an engine with torch tensors as device memory, one call at a time."""
 
     def __init__(self, trt: Any, data: bytes, built: Path) -> None:
         import torch
@@ -284,5 +287,5 @@ class _TensorRtSession:
         return result
 
     def placement(self) -> dict[str, int]:
-        """An engine runs whole on its GPU."""
+        """Return the layers on TensorRT: an engine runs whole on its GPU."""
         return {"TensorRT": self._layers}

@@ -1,5 +1,5 @@
-"""What the door's process does: load and run each graph once, inside limits, and say how that
-went.
+"""Run in the door's process: load and run each graph once, inside limits, and report the
+outcome.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from edgegen.core.rehearsal import sized
 from .door import ANSWER, SPEC
 from .packages import FileRuntime
 
-MEMORY = 4 << 30  # bytes that the graphs of a bundle may take, and more for large ones
-COPIES = 8  # of a file's bytes that a runtime may make
+MEMORY = 4 << 30  # bytes that the graphs of a bundle may take; large ones get more
+COPIES = 8  # copies of a file's bytes that a runtime may make
 
 
 def named(runtime: str) -> FileRuntime:
-    """ "module:Class" -> one of it."""
+    """Return an instance of "module:Class"."""
     module, _, name = runtime.partition(":")
     found: FileRuntime = getattr(import_module(module), name)()
     return found
 
 
 def child(folder: str) -> None:
-    """Reads spec.json of the folder and leaves answer.json: empty when all is well, else graph,
-    exit code, code and sentence.
+    """Read spec.json in the folder and write answer.json: empty if all is well, else graph, exit
+    code, code and sentence.
     """
     offline()
     place = Path(folder)
     spec = json.loads((place / SPEC).read_text("utf-8"))
     runtime = named(spec["runtime"])
-    runtime.cannot_run()  # loads its library, which is no part of what the graphs may take
+    runtime.cannot_run()  # this loads the library, whose memory does not count against the graphs
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     total = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     limit = _mapped() + MEMORY + COPIES * total
@@ -51,7 +51,7 @@ def child(folder: str) -> None:
         try:
             integers = tuple(asked["integers"])
             _run(runtime, path, Declared(asked["inputs"], tuple(asked["output"]), integers))
-        except Exception as error:  # each runtime has its own
+        except Exception as error:  # runtimes raise errors of any class
             found = translated(error, "cannot be run", path)
             answer = [graph, found.exit_code, found.code, found.message]
             break
@@ -73,7 +73,7 @@ def _run(runtime: FileRuntime, path: Path, graph: Declared) -> None:
 
 
 def _mapped() -> int:
-    """Bytes of this process's memory, reserved or used."""
+    """Return the bytes of this process's memory, reserved or used."""
     status = Path("/proc/self/statm")
     if not status.is_file():
         return MEMORY

@@ -1,8 +1,9 @@
-"""Float32 matrix products for Turing GPUs (SM 7.5), for which TensorRT-RTX has none: the same sums
-by operators that it has.
+"""Replace float32 matrix products for Turing GPUs (SM 7.5), for which TensorRT-RTX has none, by the
+same sums from operators that it has.
 
-By a constant matrix: a convolution of an image of one pixel. Of two computed tensors, or more than
-two axes: a product of every pair of numbers, and its sum. Products in float16 stay as they are.
+A product with a constant matrix becomes a convolution of an image of one pixel. One of two computed
+tensors, or of more than two axes, becomes a product of every pair of numbers, and its sum. Products
+in float16 stay as they are.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from . import sound
 
 
 def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A new model with neither MatMul nor Gemm in float32 whose ranks are known; the others are
-    left for the builder to name.
+    """Return a new model without MatMul or Gemm in float32 whose ranks are known; the builder will
+    name the others.
     """
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = {
@@ -30,7 +31,7 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = GraphConstants(model.graph)
 
     def rank(name: str) -> int:
-        """0 where it is not known; a matrix product has no scalars."""
+        """Return the rank of a tensor, 0 if it is unknown; a matrix product has no scalars."""
         if name in constants:
             return len(constants.shape(name))
         return (
@@ -66,7 +67,7 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _pixel(node: NodeProto, matrix: np.ndarray) -> Iterator[NodeProto | TensorProto]:
-    """x (n, k) times a constant matrix, with Gemm's own settings."""
+    """Yield nodes for x (n, k) times a constant matrix, with Gemm's own settings."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     name = node.output[0]
     x = node.input[0]
@@ -103,7 +104,7 @@ def _pixel(node: NodeProto, matrix: np.ndarray) -> Iterator[NodeProto | TensorPr
 
 
 def _pairs(node: NodeProto) -> Iterator[NodeProto | TensorProto]:
-    """(..., m, k) by (..., k, n): every a * b, then their sum over k."""
+    """Yield nodes for (..., m, k) by (..., k, n): every a * b, then their sum over k."""
     name, (a, b) = node.output[0], node.input
     for key, axis in (("last", -1), ("third", -3), ("summed", -2)):
         yield numpy_helper.from_array(np.array([axis]), f"{name}.{key}")

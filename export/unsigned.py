@@ -1,8 +1,8 @@
-"""Signed Q/DQ activations written as unsigned ones: the same integers, 128 higher.
+"""Rewrite signed Q/DQ activations as unsigned ones: the same integers, 128 higher.
 
-real = scale * (quantized - zero_point) does not change when both move by 128, and neither does
-where a value is cut off. Kernels differ: those of x86 CPUs multiply unsigned activations by signed
-weights, and OpenVINO computes signed activations behind a Concat wrongly.
+real = scale * (quantized - zero_point) does not change if both move by 128, and neither does the
+value at which it is cut off. Kernels differ: those of x86 CPUs multiply unsigned activations by
+signed weights, and OpenVINO computes signed activations behind a Concat wrongly.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ SHIFT = 128
 
 
 def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A new model that computes the same. A tensor that anything but a DequantizeLinear reads stays
-    signed, and so do weights.
+    """Return a new model that computes the same.
+
+    A tensor that anything but a DequantizeLinear reads stays signed, and so do weights.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -48,7 +49,9 @@ def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _movable(graph: onnx.GraphProto, constants: dict[str, TensorProto]) -> set[str]:
-    """Quantized activations in int8 that are only dequantized again, by the same zero point."""
+    """Return the quantized int8 activations that are only dequantized again, with the same zero
+    point.
+    """
     ends = {value.name for value in graph.output}
     zero_of = {
         node.output[0]: node.input[2]

@@ -16,7 +16,7 @@ FONT = "font-family='Helvetica, Arial, sans-serif'"
 
 @dataclass
 class Picture:
-    """Boxes and arrows on white, in pixels."""
+    """Draw boxes and arrows on white; numbers are pixels."""
 
     width: int
     height: int
@@ -25,7 +25,7 @@ class Picture:
     def box(
         self, x: float, y: float, w: float, h: float, colour: str, lines: tuple[str, ...]
     ) -> None:
-        """The first line is the heading."""
+        """Draw a box; the first line of its text is the heading."""
         self.parts.append(
             f"<rect x='{x}' y='{y}' width='{w}' height='{h}' rx='6' fill='{colour}' "
             f"stroke='{LINE}' stroke-width='1.2'/>"
@@ -65,7 +65,7 @@ class Picture:
 
 
 def floors() -> Picture:
-    """Who may import whom: along the arrows, downwards only."""
+    """Draw which package may import which: along the arrows, downwards only."""
     made = Picture(980, 590)
     doors, work, wing, base, core = "#fbe3cf", "#fdf3c6", "#d9ead3", "#d5e4f3", "#e3dcef"
     for y, words in ((50, "doors"), (148, "composition"), (262, "wings"), (392, "generators")):
@@ -134,7 +134,7 @@ def floors() -> Picture:
 
 
 def walk() -> Picture:
-    """From photos to a verdict: what each stage writes, the next reads."""
+    """Draw the way from photos to a verdict: each stage reads what the one before it writes."""
     made = Picture(980, 520)
     files, stage = "#eef2f6", "#d9ead3"
     steps = (

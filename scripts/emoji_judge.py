@@ -1,4 +1,6 @@
-"""Whether images show what was asked for: a classifier that knows real pictures alone."""
+"""Judge whether images show what was asked for, with a classifier trained on real
+pictures alone.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ GUIDANCE, SAMPLER_STEPS = 3.0, 20
 
 
 def judge() -> nn.Module:
-    """A classifier of pictures of half the size."""
+    """Return a classifier that looks at pictures at half their size."""
 
     def block(before: int, after: int) -> Iterator[nn.Module]:
         yield nn.Conv2d(before, after, 3, padding=1)
@@ -48,7 +50,7 @@ def trained_judge(found: Pictures, kinds: list[str], work: Path) -> nn.Module:
     def loss(numbers: torch.Generator) -> Tensor:
         chosen = drawn(BATCH, len(answers), numbers)
         shift = torch.randint(-4, 5, (2,), generator=numbers).tolist()
-        batch = torch.roll(scaled(found.images[chosen]), shift, (2, 3))  # the border is white
+        batch = torch.roll(scaled(found.images[chosen]), shift, (2, 3))  # rolling shows no seam, because the border is white
         return functional.cross_entropy(network(batch), answers[chosen])
 
     return Training("judge", network, loss, STEPS, 3e-3, work).run()
@@ -56,13 +58,13 @@ def trained_judge(found: Pictures, kinds: list[str], work: Path) -> nn.Module:
 
 @torch.no_grad()
 def agreement(network: nn.Module, images: Tensor, labels: list[str], kinds: list[str]) -> float:
-    """Share of images, -1 ... 1, in which it finds their category."""
+    """Return the share of images, in [-1, 1], in which the network finds their category."""
     found = network(images).argmax(1).tolist()
     return float(np.mean([kinds[i] == label for i, label in zip(found, labels, strict=True)]))
 
 
 def balanced(found: Pictures, kinds: list[str], each: int) -> list[tuple[str, str]]:
-    """(category, name) of as many names for each category, drawn by seed."""
+    """Return (category, name) pairs with `each` names for each category, drawn by seed."""
     numbers = np.random.default_rng(SEED)
     chosen = []
     for kind in kinds:
@@ -72,9 +74,9 @@ def balanced(found: Pictures, kinds: list[str], each: int) -> list[tuple[str, st
 
 
 def judged(out: Path, objects: Path, train: Pictures, work: Path, each: int) -> dict[str, float]:
-    """Shares of images with the category that was asked for: of real pictures that the classifier
-    has not seen, and of the folder's, asked for by names it was trained with, names it was not, and
-    categories.
+    """Return the shares of images with the requested category: of real pictures that the classifier
+    has not seen, and of the folder's images for names that it was trained with, names that it was
+    not, and categories.
     """
     kinds, test = sorted(set(train.labels)), pictures(objects / "test")
     network = trained_judge(train, kinds, work)
@@ -106,7 +108,7 @@ def judged(out: Path, objects: Path, train: Pictures, work: Path, each: int) -> 
 
 
 def sheet(images: Tensor, path: Path) -> None:
-    """Rows of twenty."""
+    """Write the images as a PNG with rows of twenty."""
     rows = [torch.cat(list(row), 2) for row in torch.split(images, 20) if len(row) == 20]
     pixels = torch.cat(rows, 1).permute(1, 2, 0).add(1).mul(127.5).clamp(0, 255)
     Image.fromarray(pixels.round().byte().numpy()).save(path)

@@ -1,4 +1,4 @@
-"""Pictures with names, and a loop of training that goes on where it was ended."""
+"""Load pictures with names, and train in a loop that resumes where it was ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = 18
 
 @dataclass(frozen=True)
 class Pictures:
-    """images (n, 3, 64, 64) as bytes; labels and names: of each."""
+    """Hold images (n, 3, 64, 64) as bytes, with the label and the name of each."""
 
     images: Tensor
     labels: list[str]
@@ -31,7 +31,7 @@ class Pictures:
 
 
 def pictures(folder: Path) -> Pictures:
-    """The emoji of one half, by file name; clip art has no names worth learning."""
+    """Load the emoji of one half, by file name; clip art has no names worth learning."""
     lines = (folder / "metadata.jsonl").read_text("utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if "/clip-" not in row["file_name"]]
     data = np.stack([np.asarray(Image.open(folder / row["file_name"])) for row in rows])
@@ -43,13 +43,15 @@ def pictures(folder: Path) -> Pictures:
 
 
 def scaled(images: Tensor) -> Tensor:
-    """Bytes to -1 ... 1."""
+    """Map bytes to [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 @dataclass
 class Training:
-    """A loop that goes on from its checkpoint. loss: of a step's own random numbers."""
+    """Train in a loop that resumes from its checkpoint; `loss` receives a step's own random
+    numbers.
+    """
 
     name: str
     module: nn.Module
@@ -59,7 +61,7 @@ class Training:
     work: Path
 
     def run(self) -> nn.Module:
-        """The moving average of the weights."""
+        """Train, and return the module with the moving average of the weights."""
         averaged = torch.optim.swa_utils.AveragedModel(
             self.module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA)
         )
@@ -94,7 +96,9 @@ class Training:
         return averaged.module.eval()
 
     def _share(self, step: int) -> float:
-        """Of the rate: up at first, and down over the last third."""
+        """Return the share of the rate at a step: it rises at first, and falls over the
+        last third.
+        """
         return min(1.0, (step + 1) / 100, (self.steps - step) * 3 / self.steps)
 
 

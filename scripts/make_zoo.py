@@ -52,8 +52,8 @@ def features_of(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
 def generated(
     pipeline: Pipeline, network: FeatureNetwork, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of `count` images, made and measured in batches so that memory stays small, and
-    pixels of the first COMPARED.
+    """Return the features of `count` images, made and measured in batches so that memory stays
+    small, and the pixels of the first COMPARED.
     """
     seeds = range(EVIDENCE.first, EVIDENCE.first + count)
     features, pixels = [], []
@@ -72,8 +72,8 @@ def novelties(
     real: np.ndarray,
     train: np.ndarray,
 ) -> dict[str, object]:
-    """Nearest training photos of generated and of held-out images, as pixels and as features
-    (docs/methods/dkgm.md, D.2.4).
+    """Compare generated and held-out images with their nearest training photos, as pixels and as
+    features (docs/methods/dkgm.md, D.2.4).
     """
     count, some = min(COMPARED, len(pixels), len(held)), train[:NEIGHBOURS]
 
@@ -90,13 +90,17 @@ def novelties(
 
 
 def seen(run: Path) -> int:
-    """Training images by the run's last step: fewer than the recipe's if it was ended early."""
+    """Return the training images at the run's last step: fewer than the recipe's if it was ended
+    early.
+    """
     last = (run / "metrics.jsonl").read_text().splitlines()[-1]
     return int(json.loads(last)["images"])
 
 
 def goal(what: str, at_most: str, found: str, whole: float) -> dict[str, object]:
-    """One goal of the card; found: a number, or "fd" for the distance over all features."""
+    """Return one goal of the card; `found` is a number, or "fd" for the distance over all
+    features.
+    """
     value = whole if found == "fd" else float(found)
     return {"what": what, "at_most": float(at_most), "found": value, "met": value <= float(at_most)}
 
@@ -150,7 +154,7 @@ def main() -> None:
         for k, v in generator.shipped.state_dict().items()
     }
     write_bytes(target / "weights.safetensors", save(halves))
-    # judge what ships
+    # judge the weights that ship
     checkpoint.load_into(generator, checkpoint.read_weights(target / "weights.safetensors"), target)
     pipeline = torch_pipeline(generator)
     classes = pipeline.latent.classes

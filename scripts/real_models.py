@@ -23,13 +23,15 @@ from pathlib import Path
 import numpy as np
 
 LIMIT = 64 << 20  # bytes of one member; the largest has 45 MB
-DIFFICULTY = 0.5  # of terrain, 0 to 1: the same for all images
-SIGMA = 80.0  # noise level that its one step begins at
+DIFFICULTY = 0.5  # difficulty of the terrain, 0 to 1, the same for all images
+SIGMA = 80.0  # noise level at which its one step starts
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """name: as its file is called; members: in the wheel -> what they are called in OUT; note: what
+    """Describe a wheel.
+
+    `name` is its file name; `members` maps files in the wheel to their names in OUT; `note` is what
     README.md says of it.
     """
 
@@ -68,7 +70,9 @@ FACES = Wheel(
 
 
 def fetched(wheel: Wheel, folder: Path) -> Path:
-    """The wheel with the contents it must have: in EDGEGEN_PACKAGES, or fetched to `folder`."""
+    """Return the wheel with the contents that it must have, from EDGEGEN_PACKAGES or downloaded to
+    `folder`.
+    """
     given = os.environ.get("EDGEGEN_PACKAGES", "")
     where = Path(given or folder) / wheel.name
     if not given:
@@ -85,7 +89,7 @@ def fetched(wheel: Wheel, folder: Path) -> Path:
 
 
 def unpacked(wheel: Wheel, folder: Path, out: Path) -> None:
-    """The members that are wanted, by name, into `out`, with a README.md."""
+    """Write the wanted members, by name, into `out`, with a README.md."""
     out.mkdir()
     with zipfile.ZipFile(fetched(wheel, folder)) as archive:
         for member, name in wheel.members.items():
@@ -99,7 +103,9 @@ def unpacked(wheel: Wheel, folder: Path, out: Path) -> None:
 
 
 def terrain(folder: Path, out: Path) -> None:
-    """As the package's own program asks it: one step from noise of the largest level."""
+    """Make the terrain folder, with the sampler of the package's own program: one step from noise
+    of the largest level.
+    """
     unpacked(TERRAIN, folder, out)
     one_step = {
         "kind": "multistep",
@@ -116,7 +122,9 @@ def terrain(folder: Path, out: Path) -> None:
 
 
 def faces(folder: Path, out: Path) -> None:
-    """Converted in a process of its own, which sees the archive alone."""
+    """Make the faces folder; a process of its own, which sees only the archive, converts the
+    network.
+    """
     unpacked(FACES, folder, out)
     archive = out / "weights.tar"
     command = [sys.executable, __file__, "--convert", str(archive), str(out / "model.onnx")]
@@ -126,7 +134,9 @@ def faces(folder: Path, out: Path) -> None:
 
 
 def convert(archive: Path, out: Path) -> None:
-    """The generator of a DCGAN (Radford et al. 2016) as ONNX; the archive is never executed."""
+    """Write the generator of a DCGAN (Radford et al. 2016) as ONNX; the archive is never
+    executed.
+    """
     import torch
     from torch import nn
 

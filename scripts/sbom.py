@@ -53,7 +53,9 @@ def package(name: str, version: str, licence: str) -> Component:
 
 
 def locked(name: str, one: locks.Locked, licence: str) -> Component:
-    """With the hashes of all files that the index has of this version: pip takes one of them."""
+    """Return a component with the hashes of all files that the index has of this version: pip takes
+    one of them.
+    """
     component = package(name, one.version, licence)
     component.external_references.add(
         ExternalReference(
@@ -66,7 +68,7 @@ def locked(name: str, one: locks.Locked, licence: str) -> Component:
 
 
 def weights() -> list[Component]:
-    """The zoo's files, which are in the wheel: a folder without a card is not."""
+    """Return the zoo's files, which are in the wheel; folders without a card are not."""
     found = []
     cards = {path.parent: json.loads(path.read_text("utf-8")) for path in ZOO.glob("*/card.json")}
     for path in sorted(ZOO.glob("*/*.safetensors")):
@@ -87,7 +89,7 @@ def weights() -> list[Component]:
 
 
 def bill(profile: str) -> Bom:
-    """Of edgegen with what the profile's lock file holds."""
+    """Return the bill of edgegen with what the profile's lock file holds."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     said = json.loads(licences.SAID.read_text("utf-8"))
     lock = licences.lock(profile)
@@ -106,7 +108,9 @@ def bill(profile: str) -> Bom:
 
 
 def document(profile: str) -> dict[str, Any]:
-    """Without the moment and the chance that a document has by default."""
+    """Return the document without its time stamp, and with a serial number that follows from its
+    content instead of a random one.
+    """
     found: dict[str, Any] = json.loads(JsonV1Dot6(bill(profile)).output_as_string())
     del found["metadata"]["timestamp"], found["serialNumber"]
     whole = json.dumps(found, sort_keys=True)

@@ -1,5 +1,5 @@
-"""What `make docs` adds to the pages under docs/: the README as the first page, the command line's
-and the package's reference from the code, and what pages show that lies outside docs/.
+"""Add what `make docs` needs to the pages under docs/: the README as the first page, the command
+line's and the package's reference from the code, and what pages show that lies outside docs/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The pages that are made, and the zoo's pictures."""
+    """Add the generated pages and the zoo's pictures."""
     pages = {
         "index.md": (ROOT / "README.md").read_text("utf-8"),
         "reference/command-line.md": command_line(),
@@ -36,7 +36,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that leave docs/: pictures of the zoo are here too, other files are named."""
+    """Replace links that leave docs/: pictures of the zoo are on the site too, other files are only
+    named.
+    """
     name = page.file.src_uri
     here = ROOT if name == "index.md" else (ROOT / "docs" / name).parent
 
@@ -59,8 +61,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def command_line() -> str:
-    """Every verb with its options, from the code, as a user's own shell would ask for it; lists of
-    verbs have whole sentences, where Typer cuts them.
+    """Return every verb with its options, from the code, as a user's own shell would ask for it;
+    lists of verbs have whole sentences, which Typer would cut.
     """
     asked = ("-m", "typer", "edgegen.cli.main", "utils", "docs", "--name", "edgegen")
     text = subprocess.run(
@@ -77,8 +79,8 @@ def command_line() -> str:
 
 
 def python_names() -> str:
-    """Every public name with its docstring, from the code; of settings and results also what each
-    field is.
+    """Return every public name with its docstring, from the code, and the fields of settings and
+    results.
     """
     import edgegen
 
@@ -100,7 +102,7 @@ def python_names() -> str:
 
 
 def fields_of(kind: type) -> str:
-    """A table of a dataclass's fields: type, default, and the comment beside or above it."""
+    """Return a table of a dataclass's fields: type, default, and the comment beside or above it."""
     lines = inspect.getsource(kind).splitlines()
     rows, above = [], ""
     for line in lines:

@@ -28,19 +28,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-CROP = 32  # pixels of what the autoencoder is trained on
+CROP = 32  # side in pixels of the autoencoder's training crops
 LENGTH = 16  # tokens of a prompt
 VOCABULARY = 1800
-WIDTH = 64  # of the text's features
+WIDTH = 64  # width of the text's features
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 700, 16
 STEPS, BATCH = 1900, 16
 UNPROMPTED = 0.1  # share of pictures that are shown without their caption, for guidance
-PROMPTS = 3  # names a category in prompts.txt
+PROMPTS = 3  # names of each category in prompts.txt
 
 
 def made_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """Byte pairs of the captions' words, in the two files that CLIPTokenizer reads."""
+    """Make byte pairs of the captions' words, in the two files that CLIPTokenizer reads."""
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.normalizer = normalizers.Lowercase()
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -64,7 +64,7 @@ def made_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """(n, LENGTH), as StableDiffusionPipeline makes them."""
+    """Return token numbers (n, LENGTH), as StableDiffusionPipeline makes them."""
     made = tokenizer(
         texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     )
@@ -118,7 +118,9 @@ def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def noise_schedule() -> DDIMScheduler:
-    """Velocities, and betas that leave next to nothing of the picture at the last step."""
+    """Return a schedule that predicts velocities, with betas that leave almost nothing of the
+    picture at the last step.
+    """
     return DDIMScheduler(
         beta_schedule="linear",
         prediction_type="v_prediction",
@@ -129,7 +131,7 @@ def noise_schedule() -> DDIMScheduler:
 
 
 def crops(images: Tensor, numbers: torch.Generator) -> Tensor:
-    """Squares from anywhere in random pictures."""
+    """Cut squares from random places in random pictures."""
     chosen = drawn(AUTOENCODER_BATCH, len(images), numbers)
     corners = torch.randint(SIZE - CROP + 1, (AUTOENCODER_BATCH, 2), generator=numbers)
     cut = [
@@ -163,8 +165,8 @@ def latents(network: AutoencoderKL, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def standardise(network: AutoencoderKL, held: Tensor) -> Tensor:
-    """The latents with mean 0 and deviation 1 in each channel, and the network with that inside the
-    1 x 1 convolutions at both sides of them: it computes what it did.
+    """Return the latents with mean 0 and deviation 1 in each channel, after moving that scale into
+    the 1 x 1 convolutions on both sides of them: the network computes the same images.
     """
     mean, deviation = held.mean((0, 2, 3)), held.std((0, 2, 3))
     encode, decode = network.quant_conv, network.post_quant_conv
@@ -180,7 +182,7 @@ def standardise(network: AutoencoderKL, held: Tensor) -> Tensor:
 
 
 def captions(names: list[str], labels: list[str], numbers: torch.Generator) -> list[str]:
-    """For each its name, its category, both, or nothing."""
+    """Return for each picture its name, its category, both, or nothing."""
     draws = torch.rand(len(names), generator=numbers).tolist()
     return [
         ""
@@ -216,7 +218,7 @@ def trained_denoiser(
 
 
 def written(out: Path, parts: dict[str, Any]) -> None:
-    """The folder in FP16."""
+    """Write the folder in FP16."""
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     pipeline = StableDiffusionPipeline(

@@ -1,3 +1,3 @@
-"""Generators that somebody else trained: files in, graphs and a sampler out. Nothing in them is
-executed but weights, by classes that are named here.
+"""Bring generators that somebody else trained: files in, graphs and a sampler out. Nothing of them
+is executed except weights, in classes that are named here.
 """

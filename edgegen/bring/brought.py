@@ -1,5 +1,5 @@
-"""A generator of another program, ready for whatever comes after training: graphs, a sampler, and
-where all of it came from.
+"""Prepare a generator from another program for everything that follows training: graphs, a sampler,
+and the origin of both.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ IMAGE_CHANNELS = (1, 3)
 
 @dataclass(frozen=True)
 class BringChoices:
-    """What a user says beside the folder. steps, guidance: None for what its pipeline takes; eta:
-    share of fresh noise of DDIM; loras: adapters that are merged in, in this order.
+    """Hold what a user says beside the folder.
+
+    `steps` and `guidance` are None for what its pipeline takes; `eta` is the share of fresh noise
+    of DDIM; `loras` are adapters that are merged in this order.
     """
 
     folder: FolderChoices = field(default_factory=FolderChoices)
@@ -40,16 +42,17 @@ class BringChoices:
 
 @dataclass(frozen=True)
 class Brought:
-    """sha256: of each file that was read, by its path in the folder, and of each adapter by its
-    place among them and its name; networks: by graph; tokenizer: files by their paths in the
-    folder.
+    """Hold a brought diffusers generator.
+
+    `sha256` has the hash of each file that was read, by its path in the folder, and of each adapter
+    by its place and its name. `networks` are by graph.
     """
 
     root: Path
     sampler: MultistepSampler
     noise: TensorSpec
-    inputs: tuple[TensorSpec, ...]  # of the denoiser
-    tokens: int  # of a prompt, 0 without
+    inputs: tuple[TensorSpec, ...]  # inputs of the denoiser
+    tokens: int  # tokens of a prompt, 0 without prompts
     image_shape: tuple[int, int, int]  # channels, height, width
     networks: Mapping[str, Component] = field(repr=False)
     folder: BroughtFolder = field(repr=False)
@@ -58,7 +61,9 @@ class Brought:
     embeds_training_data: Literal["none"] = "none"
 
     def with_steps(self, steps: int) -> Brought:
-        """The same with a sampler of so many steps. InputError where its scheduler has none."""
+        """Return the generator with a sampler of `steps` steps. Raises InputError if its scheduler
+        has none.
+        """
         own, folder = self.sampler, self.folder
         found = replace(
             schedule(folder.scheduler, folder.scheduler_path, steps, self.eta),
@@ -71,23 +76,23 @@ class Brought:
 
     @property
     def classes(self) -> int:
-        """Of one-hot labels; 0 for a generator without."""
+        """Return the number of classes of one-hot labels; 0 without labels."""
         found = next((spec.shape[1] for spec in self.inputs if spec.name == "label"), 0)
         return int(found)
 
     @property
     def context(self) -> TensorSpec | None:
-        """What an encoded prompt is; None for a generator without prompts."""
+        """Return the spec of an encoded prompt; None for a generator without prompts."""
         return next((spec for spec in self.inputs if spec.name == "context"), None)
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Numbers that were trained, by graph."""
+        """Return the number of parameters of each graph."""
         return {name: network.parameters for name, network in self.networks.items()}
 
     @property
     def licence(self) -> str | None:
-        """As the folder's README.md names it."""
+        """Return the licence that the folder's README.md names."""
         return self.folder.licence
 
     @property
@@ -95,11 +100,11 @@ class Brought:
         return () if self.folder.tokenizer is None else self.folder.tokenizer.names
 
     def graphs(self) -> Mapping[str, Graph]:
-        """The graphs that the sampler runs, in full precision; made once."""
+        """Return the graphs that the sampler runs, in full precision; they are made once."""
         return {name: graph for name, graph in self._graphs.items() if name != "text"}
 
     def text(self) -> Graph | None:
-        """The graph that encodes prompts, of a generator that takes them."""
+        """Return the graph that encodes prompts, or None if the generator takes none."""
         return self._graphs.get("text")
 
     @cached_property
@@ -116,8 +121,10 @@ class Brought:
 
 
 def bring(root: Path, choices: BringChoices = BringChoices()) -> Brought:
-    """A diffusers folder as a generator. InputError in one sentence for whatever of it cannot be
-    taken as it is; nothing of it is executed, and nothing is fetched.
+    """Load a diffusers folder as a generator; nothing of it is executed, and nothing is
+    downloaded.
+
+    Raises InputError, in one sentence, for anything that cannot be taken as it is.
     """
     from . import wrap
 
@@ -149,7 +156,7 @@ def bring(root: Path, choices: BringChoices = BringChoices()) -> Brought:
 
 
 def _complete(folder: BroughtFolder) -> dict[str, Component]:
-    """Its networks. InputError where one is missing that another needs."""
+    """Return the folder's networks. Raises InputError if one is missing that another needs."""
     networks = dict(folder.networks)
     path = folder.files.root
     if "denoiser" not in networks:
@@ -176,7 +183,7 @@ def _image_shape(networks: Mapping[str, Component], noise: TensorSpec) -> tuple[
 def _guided(
     sampler: MultistepSampler, folder: BroughtFolder, asked: float | None, inputs: set[str]
 ) -> MultistepSampler:
-    """The sampler with the guidance that is asked for, or the pipeline's own."""
+    """Return the sampler with the requested guidance, or with the pipeline's own."""
     guidance = folder.pipeline.guidance if asked is None else asked
     decoder = "decoder" in folder.networks
     if "context" not in inputs:

@@ -1,6 +1,7 @@
-"""Classes of diffusers and transformers that are taken: one line each. A module is built from its
-config by its own class, never by code or weights from elsewhere, and its tensors have to be exactly
-those that the config makes.
+"""List the classes of diffusers and transformers that are accepted, one line each.
+
+A module is built from its config by its own class, never by code or weights from elsewhere, and its
+tensors must be exactly those that the config makes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 Role = Literal["denoiser", "decoder", "text"]
-MOST_LAYERS = 100  # in a block, or of an encoder
-LARGEST_SIZE = 1 << 20  # of anything else that a config counts
+MOST_LAYERS = 100  # in a block, or in an encoder
+LARGEST_SIZE = 1 << 20  # largest value of anything else that a config counts
 LAYERS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per_block")
-# Fields of a transformers config that say nothing about what is computed.
+# Fields of a transformers config that do not affect what is computed.
 OF_TRANSFORMERS = frozenset(
     {
         "architectures",
@@ -48,9 +49,10 @@ OF_TRANSFORMERS = frozenset(
 
 @dataclass(frozen=True)
 class ComponentClass:
-    """A class of diffusers. only: the values that alone are taken of some fields, the others being
-    inputs or parts that no sampler gives it; copies: fields that its class writes beside those they
-    are copies of.
+    """Describe a class of diffusers.
+
+    `only` has the accepted values of some fields whose other values need inputs or parts that no
+    sampler provides; `copies` are fields that its class writes as copies of others.
     """
 
     name: str
@@ -60,11 +62,13 @@ class ComponentClass:
 
     @property
     def stem(self) -> str:
-        """How its weights' file is called."""
+        """Return the name of the file with its weights, without suffix."""
         return "diffusion_pytorch_model"
 
     def check(self, config: JsonObject, path: object) -> None:
-        """InputError names a field that is unknown, or has a value that is not taken."""
+        """Raise InputError, which names the field, for an unknown field or a value that is not
+        accepted.
+        """
         if (said := config.get("_class_name", self.name)) != self.name:
             raise InputError(
                 CODE, f"it is a {said!r:.80}, and the folder takes it for a {self.name}", path=path
@@ -82,27 +86,27 @@ class ComponentClass:
             _check_size(name, value, path)
 
     def fields(self) -> set[str]:
-        """What it is built from."""
+        """Return the names of the fields that it is built from."""
         import diffusers
 
         return set(inspect.signature(getattr(diffusers, self.name)).parameters)
 
     def build(self, config: JsonObject) -> Any:
-        """Without weights, on the device that is set."""
+        """Build the module without weights, on the current default device."""
         import diffusers
 
         return getattr(diffusers, self.name)(**self.given(config))
 
     def given(self, config: JsonObject) -> JsonObject:
-        """The fields that it is built from; JSON has lists for its tuples."""
+        """Return the fields that it is built from, with tuples in place of JSON's lists."""
         own = self.fields()
         return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in own}
 
 
 @dataclass(frozen=True)
 class TextEncoderClass(ComponentClass):
-    """A class of transformers, which is built from a config of its own; settings: the config's
-    class.
+    """Describe a class of transformers, which is built from a config of its own class
+    (`settings`).
     """
 
     settings: str = ""
@@ -165,9 +169,10 @@ COMPONENTS: Mapping[str, ComponentClass] = {
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a folder. config: what the file says; defaults: with the class's own values
-    where it says nothing; tensors: by the module's own names, as they lie in the files, or merged
-    with an adapter.
+    """Hold one network of a folder.
+
+    `config` is what the file says, and `defaults` adds the class's own values; `tensors` are by the
+    module's own names, as they lie in the files, or merged with an adapter.
     """
 
     kind: ComponentClass
@@ -182,13 +187,15 @@ class Component:
 
     @property
     def is_large(self) -> bool:
-        """Whether nothing should hold its weights in memory that does not compute with them."""
+        """Return whether the weights are too large to be held in memory by code that does not
+        compute with them.
+        """
         sizes = (tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
         return sum(sizes) > weights.APART_BYTES
 
     def module(self) -> nn.Module:
-        """The network in full precision, in eval mode: its own copy of the weights, or none of
-        them where it is large.
+        """Return the network in full precision and eval mode, with its own copy of the weights, or
+        without them if it is large.
         """
         import torch
 
@@ -204,15 +211,16 @@ class Component:
 
 
 def skeleton(kind: ComponentClass, config: JsonObject, where: object) -> Any:
-    """The module that a config describes, without memory for weights. InputError where its class
-    does not take the config.
+    """Return the module that a config describes, without memory for weights.
+
+    Raises InputError if its class does not accept the config.
     """
     import torch
 
     try:
         with torch.device("meta"):
             return kind.build(config)
-    except Exception as error:  # its class may raise anything for a config that makes no sense
+    except Exception as error:  # the class may raise any error for a config that makes no sense
         raise InputError(
             CODE, f"{kind.name} cannot be built from its config: {error!s:.200}", path=where
         ) from error
@@ -221,7 +229,7 @@ def skeleton(kind: ComponentClass, config: JsonObject, where: object) -> Any:
 def component(
     files: FolderFiles, folder: str, kind: ComponentClass, variant: str | None = None
 ) -> Component:
-    """A network read from its folder. InputError names what does not fit."""
+    """Read a network from its folder. Raises InputError, which names what does not fit."""
     name = f"{folder}/config.json" if folder else "config.json"
     config = files.json(name)
     kind.check(config, files.path(name))

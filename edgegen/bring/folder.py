@@ -1,6 +1,6 @@
-"""A diffusers folder: model_index.json -> its components, or one component by itself.
+"""Read a diffusers folder: model_index.json and its components, or one component alone.
 
-What is not named here is recognised by its class and refused in one sentence.
+A component is recognized by its class; one that is not listed is refused in one sentence.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ LICENCE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w .:+-]{1,80}?)[\"']?[ \t]*$
 
 @dataclass(frozen=True)
 class PipelineClass:
-    """What a pipeline of diffusers does beside its components. guidance: unless it is told, 1 for
-    none; scheduler: the class that it makes of any; fixed: fields of schedulers that it sets.
+    """Describe what a pipeline of diffusers does beside its components.
+
+    `guidance` is its default, 1 for none; `scheduler` is the class that it turns any scheduler
+    into; `fixed` are scheduler fields that it sets.
     """
 
     guidance: float = 1.0
@@ -46,8 +48,10 @@ PIPELINES: Mapping[str, PipelineClass] = {
 
 @dataclass(frozen=True)
 class FolderChoices:
-    """What a user says about a folder. variant: of the weights' files, such as fp16; scheduler: a
-    scheduler_config.json to take in place of the folder's; drop_safety_checker: leave it out.
+    """Hold what a user says about a folder.
+
+    `variant` is that of the weight files, such as fp16; `scheduler` is a scheduler_config.json that
+    replaces the folder's; `drop_safety_checker` leaves the checker out.
     """
 
     variant: str | None = None
@@ -57,8 +61,10 @@ class FolderChoices:
 
 @dataclass(frozen=True)
 class BroughtFolder:
-    """What lies in a folder. dropped: components that were left out as asked; licence: as its
-    README.md names it; licence_file: if there is one.
+    """Hold what lies in a folder.
+
+    `dropped` are components that were left out as requested; `licence` is as its README.md names
+    it, and `licence_file` the name of a licence file, if there is one.
     """
 
     files: FolderFiles
@@ -73,7 +79,7 @@ class BroughtFolder:
 
 
 def open_folder(root: Path, choices: FolderChoices) -> BroughtFolder:
-    """InputError in one sentence for whatever cannot be taken."""
+    """Read a folder. Raises InputError, in one sentence, for anything that cannot be taken."""
     files = FolderFiles(root)
     if not root.is_dir():
         raise InputError(CODE, "there is no such folder", path=root)
@@ -133,7 +139,9 @@ def _pipeline(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
 def _pipeline_scheduler(
     files: FolderFiles, choices: FolderChoices, listed: str | None
 ) -> tuple[JsonObject, Path]:
-    """The scheduler that was named, or the folder's, whose class the index lists, too."""
+    """Return the scheduler that was named, or the folder's, whose class must be the one that the
+    index lists.
+    """
     if choices.scheduler is None and listed is None:
         raise InputError(CODE, "it has no scheduler", path=files.path(INDEX))
     scheduler, path = _scheduler(files, choices, f"scheduler/{SCHEDULER}")
@@ -150,8 +158,8 @@ def _pipeline_scheduler(
 
 
 def _listed(index: JsonObject, path: Path) -> dict[str, str]:
-    """Component -> its class. InputError for what is written otherwise, or comes from a module of
-    somebody's own.
+    """Return component to class. Raises InputError for an entry in another form, or from a module
+    of the folder's own.
     """
     found = {}
     for name, value in index.items():
@@ -175,8 +183,10 @@ def _listed(index: JsonObject, path: Path) -> dict[str, str]:
 
 
 def _dropped(listed: Mapping[str, str], choices: FolderChoices, path: Path) -> tuple[str, ...]:
-    """Components that are left out: the safety checker where that was asked for, and what only
-    serves it.
+    """Return the components that are left out: the safety checker, if that was requested, and what
+    only serves it.
+
+    Raises InputError for a safety checker that was not to be left out.
     """
     if SAFETY in listed and not choices.drop_safety_checker:
         raise InputError(
@@ -189,7 +199,7 @@ def _dropped(listed: Mapping[str, str], choices: FolderChoices, path: Path) -> t
 
 
 def _alone(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
-    """One network by itself, whose scheduler has to be said."""
+    """Read one network alone, whose scheduler must be named or lie beside it."""
     kind = files.json("config.json").get("_class_name")
     if not isinstance(kind, str):
         raise InputError(
@@ -217,7 +227,7 @@ def _alone(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
 
 
 def _scheduler(files: FolderFiles, choices: FolderChoices, own: str) -> tuple[JsonObject, Path]:
-    """The scheduler's file that was named, or the folder's own."""
+    """Return the named scheduler file, or the folder's own."""
     if choices.scheduler is None:
         return files.json(own), files.path(own)
     other = FolderFiles(choices.scheduler.parent)
@@ -227,7 +237,7 @@ def _scheduler(files: FolderFiles, choices: FolderChoices, own: str) -> tuple[Js
 
 
 def _licence(files: FolderFiles) -> tuple[str | None, str | None]:
-    """What the card's front matter says, and the name of a licence file."""
+    """Return the licence in the front matter of README.md, and the name of a licence file."""
     names = files.names()
     file = next((name for name in names if name.upper().startswith(("LICENSE", "LICENCE"))), None)
     named = None

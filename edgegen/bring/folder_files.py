@@ -1,5 +1,5 @@
-"""Files of a folder that somebody else made: each is opened once, without following a link, hashed,
-and is the same when the work ends.
+"""Read the files of a folder that somebody else made: each is opened once, without following links,
+hashed, and checked to be the same when the work ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from ..errors import InputError
 
 CODE = "E-BRING"
 TEXT_BYTES = 16 << 20  # largest JSON or text file
-MOST_NAMES = 10_000  # in one folder
-NUMERALS: Numerals = {"-Infinity": float("-inf"), "Infinity": float("inf")}  # as Python writes them
+MOST_NAMES = 10_000  # most names in one folder
+# infinity as Python writes it in JSON
+NUMERALS: Numerals = {"-Infinity": float("-inf"), "Infinity": float("inf")}
 
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """sha256: of every file that was read, by its path in the folder."""
+    """Read files of one folder; `sha256` has every file that was read, by its path in the
+    folder.
+    """
 
     root: Path
     sha256: dict[str, str] = field(default_factory=dict)
@@ -38,7 +41,7 @@ class FolderFiles:
         return self.root / name
 
     def names(self, folder: str = "") -> list[str]:
-        """What lies in it, sorted; none where there is no such folder."""
+        """Return the sorted names in a folder; none if it does not exist."""
         try:
             with self._folder(folder) as held:
                 found = sorted(os.listdir(held))
@@ -54,8 +57,9 @@ class FolderFiles:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[int]:
-        """A file, whose hash is noted, as a descriptor for the block. InputError for a link, or for
-        what is no file.
+        """Open a file as a descriptor for the block, and note its hash.
+
+        Raises InputError for a link, or for what is no file.
         """
         folder, _, file = name.rpartition("/")
         path = self.path(name)
@@ -76,7 +80,7 @@ class FolderFiles:
             os.close(found)
 
     def read(self, name: str, limit: int = TEXT_BYTES) -> bytes:
-        """InputError for a file that is larger."""
+        """Return a file's bytes. Raises InputError for one that is larger than `limit`."""
         with self.opened(name) as held:
             data = b"".join(parts(held, self.path(name), limit + 1))
         if len(data) > limit:
@@ -84,7 +88,7 @@ class FolderFiles:
         return data
 
     def json(self, name: str) -> JsonObject:
-        """An object. InputError for anything else."""
+        """Return the JSON object in a file. Raises InputError for anything else."""
         try:
             data = parse_json(self.read(name), NUMERALS)
         except ValueError as error:
@@ -94,7 +98,7 @@ class FolderFiles:
         return data
 
     def check_unchanged(self) -> None:
-        """InputError where a file is no longer the one that was read."""
+        """Raise InputError if a file is no longer the one that was read."""
         for name, state in self._states.items():
             try:
                 same = _state(os.stat(self.path(name), follow_symlinks=False)) == state
@@ -110,7 +114,9 @@ class FolderFiles:
 
     @contextlib.contextmanager
     def _folder(self, name: str) -> Iterator[int]:
-        """FileNotFoundError if there is none."""
+        """Open a folder of the folder. Raises FileNotFoundError if it does not exist, InputError
+        for a link.
+        """
         path = self.path(name)
         if name and path.is_symlink():
             raise _link(path)

@@ -1,7 +1,7 @@
-"""LoRA files merged into the weights of a brought generator: W + scale * alpha / rank * B A, in
-full precision (Hu et al. 2022, section 4.1).
+"""Merge LoRA files into the weights of a brought generator: W + scale * alpha / rank * B A, in full
+precision (Hu et al. 2022, section 4.1).
 
-A tensor that belongs to no layer is an error that names it: nothing of a file is passed over.
+A tensor that belongs to no layer is an error that names it: nothing of a file is ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     import torch
 
 CODE = "E-BRING-LORA"
-METADATA = "lora_adapter_metadata"  # in files of diffusers: fields of PEFT's config by network
-FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # of a folder
+# metadata in files of diffusers: fields of PEFT's config by network
+METADATA = "lora_adapter_metadata"
+FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # file names in a folder
 CONFIG = "adapter_config.json"
 LARGEST_SCALE = 100.0
-# fields of PEFT's config that a merge follows, and those that change nothing about it
+# fields of PEFT's config that a merge follows, and below those that do not affect it
 FOLLOWED = frozenset(
     {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"}
 )
@@ -62,14 +63,18 @@ PLAIN: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A file, or a folder that PEFT or diffusers wrote, and how much of it is added."""
+    """Name a file, or a folder that PEFT or diffusers wrote, and the factor with which it
+    is added.
+    """
 
     path: Path
     scale: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> LoraFile:
-        """FILE or FILE:SCALE, such as shoes.safetensors:0.8. InputError for another scale."""
+        """Parse FILE or FILE:SCALE, such as shoes.safetensors:0.8. Raises InputError for a scale
+        that is too large.
+        """
         name, colon, number = text.rpartition(":")
         if not colon or Path(text).exists():
             return cls(Path(text))
@@ -84,7 +89,7 @@ class LoraFile:
 
 @dataclass
 class _Update:
-    """What a file holds of one layer."""
+    """Hold what a file has for one layer."""
 
     name: LayerName
     down: torch.Tensor | None = None
@@ -93,8 +98,10 @@ class _Update:
 
 
 def merged(networks: Mapping[str, Component], lora: LoraFile) -> tuple[dict[str, Component], str]:
-    """The networks with the file's updates in their weights, and the file's sha256. InputError
-    names a tensor that fits none of them.
+    """Return the networks with the file's updates merged into their weights, and the
+    file's sha256.
+
+    Raises InputError, which names the layer, for a tensor that fits none of them.
     """
     files, name = _file(lora.path)
     try:
@@ -162,7 +169,7 @@ def _updates(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, _Upda
 
 
 def _configs(files: FolderFiles, metadata: Mapping[str, str]) -> dict[str, JsonObject]:
-    """Fields of PEFT's config by the prefix of the layers that they are for."""
+    """Return the fields of PEFT's config by the prefix of the layers that they apply to."""
     found: dict[str, JsonObject] = {}
     if METADATA in metadata:
         try:
@@ -198,7 +205,7 @@ def _check_plain(config: JsonObject, path: Path) -> None:
 def _added(
     weight: torch.Tensor, update: _Update, scale: float, config: JsonObject, path: Path
 ) -> torch.Tensor:
-    """The weight with the update, as float32."""
+    """Return the weight with the update added, as float32. Raises InputError if they do not fit."""
     layer = f"{update.name.prefix}{update.name.layer}"
     if update.down is None or update.up is None:
         raise InputError(CODE, f"{layer} has one of its two matrices alone", path=path)
@@ -229,7 +236,9 @@ def _added(
 
 
 def _factor(update: _Update, config: JsonObject, rank: int) -> float:
-    """alpha / rank; without alpha, 1."""
+    """Return alpha / rank (alpha / sqrt(rank) with use_rslora), or 1 without alpha. Raises
+    ValueError for values that do not fit.
+    """
     alpha: object = None
     if update.alpha is not None:
         if update.alpha.numel() != 1:

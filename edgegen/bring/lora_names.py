@@ -30,7 +30,8 @@ SUFFIXES: tuple[tuple[str, Part], ...] = (
     (".alpha", "alpha"),
 )
 ANY = ("denoiser", "text")
-# prefix -> networks that it may stand for, and whether dots of layers are underscores behind it
+# prefix, networks that it may stand for, and whether underscores replace the dots of layers after
+# it
 PREFIXES: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("base_model.model.", ANY, False),
     ("unet.", ("denoiser",), False),
@@ -44,7 +45,7 @@ PREFIXES: tuple[tuple[str, tuple[str, ...], bool], ...] = (
 
 @dataclass(frozen=True)
 class LayerName:
-    """One layer as a file names it. prefix: of its network, as the file writes it."""
+    """Hold one layer as a file names it; `prefix` is that of its network, as the file writes it."""
 
     prefix: str
     layer: str
@@ -53,8 +54,8 @@ class LayerName:
 
 
 def parsed(key: str) -> tuple[LayerName, Part] | None:
-    """The layer that a tensor belongs to, and what it is of its update; None where no program names
-    one so.
+    """Return the layer that a tensor belongs to, and which part of its update it is; None for a
+    name that no program writes.
     """
     for suffix, part in SUFFIXES:
         if key.endswith(suffix):
@@ -65,7 +66,9 @@ def parsed(key: str) -> tuple[LayerName, Part] | None:
 
 
 def found_in(name: LayerName, weights: Mapping[str, Iterable[str]]) -> tuple[str, str] | None:
-    """Network and weight that the layer is; weights: names of weights by network."""
+    """Return the network and the weight of a layer, or None; `weights` has the names of weights by
+    network.
+    """
     for network in name.networks:
         held = {key.removesuffix(".weight") for key in weights.get(network, ())}
         own = {key.replace(".", "_"): key for key in held} if name.flat else {k: k for k in held}
@@ -78,14 +81,16 @@ def found_in(name: LayerName, weights: Mapping[str, Iterable[str]]) -> tuple[str
 def _candidates(name: LayerName) -> Iterable[str]:
     dot = "_" if name.flat else "."
     yield name.layer
-    yield f"{name.layer}{dot}0"  # to_out is a list of one
+    yield f"{name.layer}{dot}0"  # to_out is a list with one entry
     yield name.layer.removeprefix(f"text_model{dot}")
     yield f"text_model{dot}{name.layer}"
 
 
 def pattern_value(patterns: Mapping[str, object], layer: str) -> object:
-    """Of the first pattern that is the layer, or an end of its name; None for no such. ValueError
-    for a pattern that is more than a name.
+    """Return the value of the first pattern that is the layer's name or an end of it; None without
+    one.
+
+    Raises ValueError for a pattern that is more than a name.
     """
     for pattern, value in patterns.items():
         name = pattern.removeprefix("^").removesuffix("$").replace(r"\.", ".")

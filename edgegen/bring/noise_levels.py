@@ -1,7 +1,8 @@
-"""How much of an image is left at each timestep, which timesteps a solver visits, and what noise it
-then sees: the arithmetic that diffusers' schedulers share, in the precision in which they do it.
+"""Compute how much of an image is left at each timestep, which timesteps a solver visits, and what
+noise it then sees. This is the arithmetic that diffusers' schedulers share, in the same precision.
 
-signal: abar, the share of the image's power, float32; sigma: noise over image, sqrt(1 / abar - 1).
+`signal` is abar, the share of the image's power, float32; `sigma` is noise over image, sqrt(1 /
+abar - 1).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from ..core.spec import Array
 
 Spacing = Literal["linspace", "leading", "trailing"]
 Doubles = np.ndarray
-ALMOST_NOTHING = 2.0**-24  # abar where a schedule of sigmas ends at zero signal
+ALMOST_NOTHING = 2.0**-24  # abar at which a schedule of sigmas ends if its signal is zero
 LARGEST_BETA = 0.999
 
 
 class BetaFields(Protocol):
-    """What a schedule of noise is made of."""
+    """Describe what a noise schedule is made from."""
 
     @property
     def num_train_timesteps(self) -> int: ...
@@ -38,7 +39,9 @@ class BetaFields(Protocol):
 
 
 def _evenly(start: float, end: float, count: int) -> Array:
-    """float32 numbers as torch.linspace rounds them: from both ends to the middle, once."""
+    """Return evenly spaced float32 numbers as torch.linspace rounds them: from both ends towards
+    the middle.
+    """
     low, high = np.float32(start), np.float32(end)
     step = np.float64((high - low) / np.float32(max(count - 1, 1)))
     place = np.arange(count)
@@ -49,7 +52,7 @@ def _evenly(start: float, end: float, count: int) -> Array:
 
 
 def _capped(remaining: Callable[[float], float], count: int) -> Array:
-    """Betas under which `remaining` of the signal's power is left at each share of the way."""
+    """Return betas that leave `remaining` of the signal's power at each share of the way."""
     steps = [
         min(1 - remaining((i + 1) / count) / remaining(i / count), LARGEST_BETA)
         for i in range(count)
@@ -86,8 +89,10 @@ BETAS: Mapping[str, Callable[[BetaFields], Array]] = {
 
 
 def signal_levels(fields: BetaFields) -> Array:
-    """abar at each timestep that the model was trained at, from 0 on. ValueError for trained betas
-    that are not one a timestep, or none between 0 and 1.
+    """Return abar at each timestep that the model was trained at, from 0 on.
+
+    Raises ValueError for trained betas that are not one for each timestep, or for betas outside [0,
+    1).
     """
     trained = fields.trained_betas
     if trained is None:
@@ -106,26 +111,28 @@ def signal_levels(fields: BetaFields) -> Array:
 
 
 def _product(alphas: Array) -> Array:
-    """Each with all before it, summed up in double and kept as float32."""
+    """Return cumulative products, computed in double and kept as float32."""
     found: Array = np.cumprod(alphas.astype(np.float64)).astype(np.float32)
     return found
 
 
 def _without_signal_at_the_end(levels: Array) -> Array:
-    """The alphas of the schedule shifted and stretched so that nothing of the image is left at its
-    end (Lin et al. 2023, Algorithm 1).
+    """Return the alphas of the schedule, shifted and stretched so that nothing of the image is left
+    at its end (Lin et al. 2023, Algorithm 1).
     """
     roots = np.sqrt(levels)
     first, last = roots[0], roots[-1]
     squares: Array = ((roots - last) * (first / (first - last))) ** 2
-    # through betas and back, which rounds
+    # diffusers goes through betas and back, which rounds
     betas = 1 - np.concatenate([squares[:1], squares[1:] / squares[:-1]])
     alphas: Array = 1 - betas
     return alphas
 
 
 def sigmas_of(levels: Array, rescaled: bool) -> Array:
-    """Of each trained timestep; rescaled: the last level is 0 and stands for almost nothing."""
+    """Return the sigma of each trained timestep; if `rescaled`, the last level is 0 and is replaced
+    by almost nothing.
+    """
     if rescaled:
         levels = np.concatenate([levels[:-1], np.array([ALMOST_NOTHING], np.float32)])
     found: Array = np.sqrt((1 - levels) / levels)
@@ -133,7 +140,9 @@ def sigmas_of(levels: Array, rescaled: bool) -> Array:
 
 
 def rounded_timesteps(spacing: Spacing, trained: int, steps: int, offset: int) -> list[int]:
-    """Whole timesteps, falling, as solvers over abar space them."""
+    """Return whole timesteps, falling, as solvers over abar space them. Raises ValueError for
+    unknown ones.
+    """
     if spacing == "linspace":
         found: Doubles = np.linspace(0, trained - 1, steps).round()[::-1]
     elif spacing == "leading":
@@ -144,15 +153,15 @@ def rounded_timesteps(spacing: Spacing, trained: int, steps: int, offset: int) -
 
 
 def timesteps_between(spacing: Spacing, trained: int, steps: int, offset: int) -> Doubles:
-    """The same as solvers over sigma space them, with fractions."""
+    """Return timesteps, which may have fractions, as solvers over sigma space them."""
     if spacing == "linspace":
         return np.linspace(0, trained - 1, steps, dtype=np.float32)[::-1]
     return np.array(rounded_timesteps(spacing, trained, steps, offset), np.float32)
 
 
 def last_excluded(spacing: Spacing, trained: int, steps: int, offset: int, end: int) -> list[int]:
-    """The same as multistep solvers space them: of one step more, without its last; end: timesteps
-    from there on are left out.
+    """Return timesteps as multistep solvers space them: those of one more step, without the last.
+    Timesteps from `end` on are left out.
     """
     if spacing == "linspace":
         found: Doubles = np.linspace(0, end - 1, steps + 1).round()[::-1][:-1]
@@ -173,20 +182,22 @@ def _inside(found: list[int], trained: int) -> list[int]:
 
 
 def karras(low: float, high: float, steps: int) -> Doubles:
-    """Falling sigmas, closer together where they are small (Karras et al. 2022, equation 5)."""
+    """Return falling sigmas that are closer together where they are small (Karras et al. 2022,
+    equation 5).
+    """
     first, last, ramp = high ** (1 / 7), low ** (1 / 7), np.linspace(0, 1, steps)
     found: Doubles = (first + ramp * (last - first)) ** 7
     return found
 
 
 def exponential(low: float, high: float, steps: int) -> Doubles:
-    """Falling sigmas with one ratio."""
+    """Return falling sigmas with a constant ratio."""
     return np.exp(np.linspace(math.log(high), math.log(low), steps))
 
 
 def timesteps_of(sigmas: Doubles, trained: Array) -> Doubles:
-    """Timesteps, with fractions, at which the trained schedule has these sigmas: between two of it
-    by their logarithms.
+    """Return the timesteps, with fractions, at which the trained schedule has these sigmas,
+    interpolated between their logarithms.
     """
     logs, wanted = np.log(trained), np.log(np.maximum(sigmas, 1e-10))
     low = np.clip(np.searchsorted(logs, wanted, side="right") - 1, 0, len(logs) - 2)

@@ -1,6 +1,7 @@
-"""What an ONNX file of another program holds, and whether a generator's graph can be made of it.
+"""Read what an ONNX file of another program holds, and check whether it can become a generator's
+graph.
 
-Whoever calls has checked the bytes before a native parser saw them.
+The caller has checked the bytes before a native parser reads them.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
 KINDS = {FLOAT: "float32", INT64: "int64"}
-# Weights of these types have lost what an export in full precision begins with.
+# weights of these types have lost the full precision that an export starts from
 NARROW = {2: "uint8", 3: "int8", 10: "float16", 11: "float64", 16: "bfloat16"}
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"})
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """model: with the one output that is wanted, and nothing that only others need; fixed: whether
-    it takes one image at a time.
+    """Hold a model with only the wanted output and what it needs; `fixed`: it takes one image at a
+    time.
     """
 
     path: Path
@@ -41,9 +42,11 @@ class OnnxFile:
 
 
 def held_in(model: ModelProto, path: Path, output: str | None, noise: str | None) -> OnnxFile:
-    """What is in a model, of which nothing is executed. output: by name, where there are several;
-    noise: the input that says whether the batch varies, the first if None. InputError for what no
-    generator's graph can be made of.
+    """Return what is in a model, without executing it.
+
+    `output` is a name, needed if there are several; `noise` is the input that shows whether the
+    batch varies, the first if None. Raises InputError for a model that cannot become a generator's
+    graph, UsageError for an output that must be named or does not exist.
     """
     import onnx
 
@@ -53,7 +56,7 @@ def held_in(model: ModelProto, path: Path, output: str | None, noise: str | None
     check_weights(kept.graph, path)
     constants = {tensor.name for tensor in kept.graph.initializer}
     values = [value for value in kept.graph.input if value.name not in constants]
-    del kept.graph.input[:]  # files of before IR 4 list weights among the inputs
+    del kept.graph.input[:]  # files from before IR 4 list weights among the inputs
     kept.graph.input.extend(values)
     shapes = {value.name: _shape(value, path) for value in values}
     if not shapes:
@@ -72,13 +75,13 @@ def held_in(model: ModelProto, path: Path, output: str | None, noise: str | None
 
 
 def input_names(model: ModelProto) -> list[str]:
-    """Of what has to be given."""
+    """Return the names of the inputs that must be given."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [value.name for value in model.graph.input if value.name not in constants]
 
 
 def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
-    """All nodes, those of graphs within them too."""
+    """Yield all nodes, including those of graphs within the graph."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -87,7 +90,7 @@ def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def _keep_output(graph: GraphProto, wanted: str | None, path: Path) -> str:
-    """The name of the one output that stays, with what it needs."""
+    """Reduce the graph to one output and what it needs, and return its name."""
     names = [value.name for value in graph.output]
     if wanted is None and len(names) != 1:
         shown = ", ".join(repr(name)[:80] for name in names)
@@ -126,7 +129,9 @@ def _keep_output(graph: GraphProto, wanted: str | None, path: Path) -> str:
 
 
 def check_weights(graph: GraphProto, path: Path) -> None:
-    """InputError for what is quantized or rounded already, and for values that are not finite."""
+    """Raise InputError for a graph that is already quantized or rounded, and for values that are
+    not finite.
+    """
     for node in nodes_of(graph):
         if node.op_type in QUANTIZED:
             raise InputError(
@@ -151,7 +156,7 @@ def check_weights(graph: GraphProto, path: Path) -> None:
 
 
 def _shape(value: object, path: Path) -> tuple[str, tuple[int | None, ...]]:
-    """Kind of numbers and axes of an input, None for those that vary."""
+    """Return the number type and the axes of an input; None stands for an axis that varies."""
     tensor = value.type.tensor_type  # type: ignore[attr-defined]
     name = value.name  # type: ignore[attr-defined]
     if tensor.elem_type not in KINDS or not tensor.HasField("shape"):

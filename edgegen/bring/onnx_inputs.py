@@ -1,5 +1,5 @@
-"""What each input of an ONNX file is given: `name=noise`, `name=timestep`, `name=labels:10` or
-`name=FILE.npy`, and how what a sampler gives becomes what the file takes.
+"""Define what each input of an ONNX file is given (`name=noise`, `name=timestep`, `name=labels:10`
+or `name=FILE.npy`), and how a sampler's value becomes what the file takes.
 
 A use is one class and one line in USES.
 """
@@ -22,14 +22,16 @@ from .folder_files import CODE
 
 BATCH = "batch"
 CONSTANT_BYTES = 64 << 20  # largest file of an input's values
-EXACT = 1 << 24  # largest magnitude of a whole number that float32 holds
-Axes = tuple[int | None, ...]  # of one image: None for an axis that varies
+EXACT = 1 << 24  # largest whole number up to which float32 is exact
+Axes = tuple[int | None, ...]  # axes of one image; None for an axis that varies
 
 
 @dataclass(frozen=True)
 class FileInput:
-    """As the file has it; shape: without its batch axis, None where it has no such axis;
-    one_number: whether it has a single number for the whole batch.
+    """Describe an input as the file has it.
+
+    `shape` is without its batch axis, None if it has no such axis; `one_number`: it takes a single
+    number for the whole batch.
     """
 
     name: str
@@ -40,8 +42,8 @@ class FileInput:
 
 @dataclass(frozen=True)
 class Step:
-    """One ONNX operator on the way from a sampler's tensor to the file's; constants: its further
-    inputs.
+    """Describe one ONNX operator between a sampler's tensor and the file's input; `constants` are
+    its further inputs.
     """
 
     operator: str
@@ -51,8 +53,10 @@ class Step:
 
 @dataclass(frozen=True)
 class FittedInput:
-    """spec: as samplers give it; given: the same as the file takes it, for whoever executes the
-    file as it was; steps: how the rewritten file makes one of the other.
+    """Describe an input as samplers give it (`spec`).
+
+    `given` converts it for the original file, and `steps` are the operators that do the same in the
+    rewritten file.
     """
 
     name: str
@@ -63,19 +67,21 @@ class FittedInput:
 
 
 class InputUse(Protocol):
-    """One of the ways in which an input is given something."""
+    """Define one way to give an input its values."""
 
     def fitted(self, found: FileInput, path: Path) -> FittedInput:
-        """InputError where the file's input is none for that; path: of the model."""
+        """Return the fitted input. Raises InputError if the file's input cannot be used so; `path`
+        is the model's.
+        """
 
 
 def _whole(found: FileInput) -> tuple[Step, ...]:
-    """Samplers give float32, and some files take whole numbers."""
+    """Return a Cast for files that take whole numbers, because samplers give float32."""
     return (Step("Cast", attributes={"to": 7}),) if found.dtype == "int64" else ()
 
 
 def _sizes(found: FileInput, path: Path) -> tuple[int, ...]:
-    """Of one image. InputError for an axis that varies."""
+    """Return the sizes of one image. Raises InputError for an axis that varies."""
     if found.shape is None or None in found.shape:
         raise InputError(
             CODE,
@@ -88,7 +94,9 @@ def _sizes(found: FileInput, path: Path) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class NoiseUse:
-    """What images begin from; argument: sizes such as 3x64x64, where axes of the file vary."""
+    """Give an input the noise that images start from; `argument` has sizes such as 3x64x64, if the
+    file's axes vary.
+    """
 
     argument: str = ""
 
@@ -101,7 +109,9 @@ class NoiseUse:
         return FittedInput(found.name, TensorSpec("x", (BATCH, *sizes)), lambda x: x)
 
     def _sized(self, found: FileInput, path: Path) -> FileInput:
-        """The input with the sizes that are said. UsageError where it has others."""
+        """Return the input with the sizes that the user gave. Raises UsageError if the file has
+        others.
+        """
         if not self.argument or found.shape is None:
             return found
         words = self.argument.split("x")
@@ -120,7 +130,9 @@ class NoiseUse:
 
 @dataclass(frozen=True)
 class TimestepUse:
-    """The timestep, one number an image; a file may take one for the whole batch instead."""
+    """Give an input the timestep, one number for each image; a file may take one for the whole
+    batch instead.
+    """
 
     argument: str = ""
 
@@ -146,7 +158,7 @@ class TimestepUse:
 
 @dataclass(frozen=True)
 class LabelsUse:
-    """A class an image: one-hot, or its number where the file takes whole numbers."""
+    """Give an input each image's class: one-hot, or its number if the file takes whole numbers."""
 
     argument: str
 
@@ -174,7 +186,9 @@ class LabelsUse:
 
 @dataclass(frozen=True)
 class ConstantUse:
-    """The same for all images: the values of a file, without the batch axis or with one of 1."""
+    """Give an input the same values for all images, from a file without the batch axis or with one
+    of size 1.
+    """
 
     argument: str
 
@@ -218,11 +232,11 @@ TAKEN = (
     "label",
     "x",
     "t",
-)  # names that a graph of ours has already
+)  # names that edgegen's graphs use already
 
 
 def house_name(name: str) -> str:
-    """A name that a manifest may hold: an identifier, and none that samplers give something
+    """Return a name that a manifest may hold: an identifier that samplers do not use for something
     else.
     """
     plain = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)[:60] or "given"
@@ -231,8 +245,10 @@ def house_name(name: str) -> str:
 
 
 def input_uses(said: Sequence[str], inputs: Sequence[str], path: Path) -> dict[str, InputUse]:
-    """Of each input of the file, from `name=use` each. Nothing said means noise, where there is one
-    input. UsageError where an input is given nothing, twice, or is none.
+    """Return the use of each input of the file, from texts `name=use`.
+
+    Without texts, a single input is noise. Raises UsageError if an input has no use or two, or does
+    not exist.
     """
     if not said and len(inputs) == 1:
         return {inputs[0]: NoiseUse()}
@@ -276,7 +292,9 @@ def _use(text: str, name: str) -> InputUse:
 
 
 def read_array(path: Path) -> Array:
-    """Numbers of a .npy file as float32; nothing is unpickled. InputError for anything else."""
+    """Read the numbers of a .npy file as float32, without unpickling. Raises InputError for
+    anything else.
+    """
     data = read_bytes(path, CONSTANT_BYTES, CODE)
     try:
         found = np.load(BytesIO(data), allow_pickle=False)

@@ -1,5 +1,5 @@
-"""An ONNX file rewritten as a graph of edgegen's: inputs as samplers give them, a batch that
-varies, weights where the INT8 writer looks for them, and images in [-1, 1].
+"""Rewrite an ONNX file as a graph of edgegen's: inputs as samplers give them, a batch that varies,
+weights where the INT8 writer looks for them, and images in [-1, 1].
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .onnx_inputs import FittedInput
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
-ODD = re.compile(r"[^\w./:-]", re.ASCII)  # what a pattern of a plan would read otherwise
-Range = tuple[float, float]  # the smallest and largest value that a file draws a pixel with
+ODD = re.compile(r"[^\w./:-]", re.ASCII)  # characters that a pattern of a plan would interpret
+Range = tuple[float, float]  # smallest and largest value of a pixel in the file's images
 
 
 def rewritten(
@@ -31,9 +31,11 @@ def rewritten(
     output: TensorSpec,
     scale: Range | None,
 ) -> ModelProto:
-    """raised: the file's model in the opset that is written; output: what comes out, by the name it
-    gets; scale: of what comes out, where it is not [-1, 1] already. InputError where shapes no
-    longer fit when the batch varies.
+    """Return the rewritten model.
+
+    `raised` is the file's model in the target opset; `output` is what comes out, with its new name;
+    `scale` is the range of what comes out, if it is not [-1, 1] already. Raises InputError if
+    shapes no longer fit once the batch varies.
     """
     import onnx
 
@@ -67,7 +69,7 @@ def rewritten(
 
 
 def built_in(file: OnnxFile, error: str) -> InputError:
-    """The sentence for a file whose shapes do not fit when the batch varies."""
+    """Return the error for a file whose shapes do not fit once the batch varies."""
     what = " ".join(error.split())
     why = "its batch of 1 is built in" if file.fixed else "its shapes do not fit"
     return InputError(
@@ -79,7 +81,9 @@ def built_in(file: OnnxFile, error: str) -> InputError:
 
 
 def image_graph(shape: Sequence[int], scale: Range | None, opset: int, ir: int) -> ModelProto:
-    """What makes an image in [-1, 1] of the last x of a loop: nothing, or a scale."""
+    """Return the graph that turns the last x of a loop into an image in [-1, 1], unchanged or
+    scaled.
+    """
     from onnx import helper
 
     x, image = (TensorSpec(name, ("batch", *shape)) for name in ("x", "image"))
@@ -93,7 +97,7 @@ def image_graph(shape: Sequence[int], scale: Range | None, opset: int, ir: int) 
 
 
 def affine(given: str, made: str, scale: Range, graph: GraphProto) -> list[Any]:
-    """Nodes that bring [low, high] to [-1, 1]; their constants go into the graph."""
+    """Return nodes that map [low, high] to [-1, 1], and add their constants to the graph."""
     from onnx import helper, numpy_helper
 
     low, high = scale
@@ -113,7 +117,7 @@ def _declared(spec: TensorSpec) -> Any:
 
 
 def _weights_in_place(graph: GraphProto) -> None:
-    """Constants that are nodes, and other names of weights, become initializers."""
+    """Turn constants that are nodes, and other names of weights, into initializers."""
     from onnx import TensorProto
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -143,7 +147,7 @@ def _weights_in_place(graph: GraphProto) -> None:
 def _new_names(
     graph: GraphProto, inputs: Sequence[FittedInput], drawn: str, output: str, scaled: bool
 ) -> dict[str, str]:
-    """Old name -> new one, of each tensor that cannot keep its own."""
+    """Return old name to new name for each tensor that cannot keep its own."""
     made = [name for node in graph.node for name in node.output]
     names = {*made, *(t.name for t in graph.initializer), *(one.name for one in inputs)} - {""}
     ours = {one.spec.name for one in inputs} | {output, "in_range", "range_factor", "range_offset"}
@@ -164,7 +168,9 @@ def _new_names(
 
 
 def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """In all graphs within it, too, which read what lies around them."""
+    """Rename tensors, also in the graphs within the graph, because they read what lies
+    around them.
+    """
     for node in graph.node:
         for tensors in (node.input, node.output):
             for place, name in enumerate(tensors):
@@ -178,8 +184,10 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 
 def _feed(graph: GraphProto, inputs: Sequence[FittedInput], names: Mapping[str, str]) -> None:
-    """Inputs as samplers give them, and in front of the graph what makes its own of them; names: of
-    its own by what the file calls them.
+    """Declare the inputs as samplers give them, and put before the graph what turns them into its
+    own.
+
+    `names` has the graph's own names by those in the file.
     """
     from onnx import helper, numpy_helper
 

@@ -1,4 +1,6 @@
-"""An ONNX file of another program as a generator: graphs, what images begin from, a sampler."""
+"""Make a generator from an ONNX file of another program: graphs, what images start from, and a
+sampler.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,19 @@ from .sampler_file import DECODED, FileSampler, read_sampler
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-LIMIT = 1e-4  # of the largest value: what rewriting may change, which is the order of sums
-SEEDS = range(3)  # that it is checked on
+LIMIT = 1e-4  # relative to the largest value: rewriting may only change the order of sums
+SEEDS = range(3)  # seeds of the check
 LARGEST_RANGE = 1e6
 Execute = Callable[..., Array]
 
 
 @dataclass(frozen=True)
 class OnnxChoices:
-    """What a user says beside the file. inputs: `name=use` of each; sampler: a file, None for one
-    call; scale: smallest and largest value of a pixel as the file draws it, None for [-1, 1];
-    output: by name, where there are several.
+    """Hold what a user says beside the file.
+
+    `inputs` has `name=use` for each; `sampler` is a file, None for one call; `scale` is the
+    smallest and largest value of a pixel in the file's images, None for [-1, 1]; `output` is a
+    name, needed if there are several.
     """
 
     inputs: Sequence[str] = ()
@@ -47,8 +51,10 @@ class OnnxChoices:
 
 @dataclass(frozen=True)
 class OnnxTools:
-    """What another wing does: raised: bytes -> the model in the opset that is written; load: bytes
-    -> who executes them. Both refuse what could break a native parser.
+    """Hold what another package does: `raised` turns bytes into the model in the target opset,
+    `load` turns bytes into a call that executes them.
+
+    Both refuse what could break a native parser.
     """
 
     raised: Callable[[bytes], ModelProto]
@@ -57,7 +63,7 @@ class OnnxTools:
 
 @dataclass(frozen=True)
 class BroughtOnnx:
-    """opset: that the file had; parameters: numbers that were trained."""
+    """Hold a brought ONNX generator; `opset` is the one of its file."""
 
     path: Path
     sampling: FileSampler
@@ -81,7 +87,7 @@ class BroughtOnnx:
         return self._graphs
 
     def with_steps(self, steps: int) -> BroughtOnnx:
-        """The same with a sampler of so many steps."""
+        """Return the generator with a sampler of `steps` steps."""
         found = self.sampling.with_steps(steps)
         if self.takes_whole_timesteps:
             _check_whole(found, self.path)
@@ -91,8 +97,11 @@ class BroughtOnnx:
 def bring_onnx(
     path: Path, model: ModelProto, data: bytes, choices: OnnxChoices, tools: OnnxTools
 ) -> BroughtOnnx:
-    """data: the file's bytes, which model is read from and which somebody checked. InputError in
-    one sentence for what cannot be taken as it is, UsageError for what is said wrongly.
+    """Make a generator from a file whose bytes (`data`, from which `model` was read) are already
+    checked.
+
+    Raises InputError, in one sentence, for what cannot be taken as it is, UsageError for wrong
+    choices.
     """
     _check_range(choices.scale)
     sampling = read_sampler(choices.sampler)
@@ -137,7 +146,7 @@ def _opset(model: ModelProto) -> int:
 
 def _check_range(scale: Range | None) -> None:
     if scale is not None and not (
-        -LARGEST_RANGE <= scale[0] < scale[1] <= LARGEST_RANGE  # NaN is not
+        -LARGEST_RANGE <= scale[0] < scale[1] <= LARGEST_RANGE  # False for NaN
     ):
         raise UsageError(
             "E-USAGE",
@@ -148,7 +157,9 @@ def _check_range(scale: Range | None) -> None:
 def _check_fit(
     inputs: Sequence[FittedInput], uses: Mapping[str, object], sampling: FileSampler, path: Path
 ) -> None:
-    """Timesteps and labels as the sampler has them. UsageError or InputError names what is not."""
+    """Check that timesteps and labels fit the sampler. Raises UsageError or InputError if they do
+    not.
+    """
     timed = [one for one in inputs if one.spec.name == "t"]
     names = [one.spec.name for one in inputs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -180,12 +191,12 @@ def _check_fit(
 
 
 def _takes_whole(inputs: Sequence[FittedInput]) -> bool:
-    """Whether its timestep is a whole number, which others would be cut to."""
+    """Return whether the file's timestep is a whole number, to which others would be cut."""
     return any(s.operator == "Cast" for one in inputs if one.spec.name == "t" for s in one.steps)
 
 
 def _check_whole(sampling: FileSampler, path: Path) -> None:
-    """InputError for timesteps with fractions."""
+    """Raise InputError for timesteps with fractions."""
     if any(told(t) != int(t) for t in sampling.sampler.timesteps):
         raise InputError(
             CODE,
@@ -195,7 +206,9 @@ def _check_whole(sampling: FileSampler, path: Path) -> None:
 
 
 def _as_it_was(execute: Execute, inputs: Sequence[FittedInput], fixed: bool) -> Execute:
-    """The file before it was rewritten, asked as samplers ask; fixed: one image at a time."""
+    """Call the file before it was rewritten as samplers call graphs; `fixed`: one image
+    at a time.
+    """
 
     def asked(given: Mapping[str, Array]) -> Array:
         return execute(**{one.name: one.given(given[one.spec.name]) for one in inputs})
@@ -228,8 +241,8 @@ def _latent(inputs: Sequence[FittedInput]) -> Latent:
 
 
 def _calls(inputs: Sequence[FittedInput], sampler: Sampler) -> list[dict[str, Array]]:
-    """What it is checked on: noise and conditions of a few seeds at the first, the middle and the
-    last timestep.
+    """Return the calls of the check: noise and conditions of a few seeds at the first, the middle
+    and the last timestep.
     """
     latent, times = _latent(inputs), sampler.timesteps
     conditions = latent.condition(SEEDS)
@@ -243,7 +256,7 @@ def _calls(inputs: Sequence[FittedInput], sampler: Sampler) -> list[dict[str, Ar
 
 
 def _image_axes(found: Array, count: int, path: Path) -> tuple[int, int, int]:
-    """Of one image. InputError for what is none."""
+    """Return the axes of one image. Raises InputError for an answer that is no image."""
     if found.ndim != 4 or found.shape[0] != count or found.dtype != np.float32:
         raise InputError(
             CODE,
@@ -258,7 +271,7 @@ def _image_axes(found: Array, count: int, path: Path) -> tuple[int, int, int]:
 def _check_same(
     graph: OnnxGraph, execute: Execute, calls: Sequence[Mapping[str, Array]], file: OnnxFile
 ) -> None:
-    """InputError where the rewritten graph computes something else than the file did."""
+    """Raise InputError if the rewritten graph computes something else than the file did."""
     for call in calls:
         expected = graph.call(**call)
         try:
@@ -282,7 +295,7 @@ def _check_same(
 
 
 def _decoder(output: TensorSpec, scale: Range | None, like: ModelProto) -> OnnxGraph:
-    """What makes an image of the loop's last x."""
+    """Return the graph that makes an image from the loop's last x."""
     model = image_graph(
         [int(axis) for axis in output.shape[1:]], scale, _opset(like), like.ir_version
     )
@@ -292,7 +305,7 @@ def _decoder(output: TensorSpec, scale: Range | None, like: ModelProto) -> OnnxG
 
 
 def _decoding(sampling: FileSampler, has_decoder: bool) -> FileSampler:
-    """With a loop that asks for the image's graph where there is one."""
+    """Return the sampler with a loop that runs the image's graph if there is one."""
     loop = sampling.sampler
     if isinstance(loop, MultistepSampler):
         return replace(sampling, sampler=replace(loop, decoder=has_decoder))
@@ -300,12 +313,12 @@ def _decoding(sampling: FileSampler, has_decoder: bool) -> FileSampler:
 
 
 def _numbers(model: ModelProto) -> int:
-    """Of weights in floating point."""
+    """Return the number of floating-point weights."""
     return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == 1)
 
 
 def _check_start(latent: Latent, path: Path) -> None:
-    """InputError for more noise than a machine should be asked for."""
+    """Raise InputError for more noise than a machine should be asked for."""
     try:
         bounded_start([int(axis) for axis in latent.noise.shape[1:]], latent.classes)
     except ValueError as error:
@@ -313,7 +326,9 @@ def _check_start(latent: Latent, path: Path) -> None:
 
 
 def _check_rehearsed(found: BroughtOnnx) -> None:
-    """InputError where sampler, start and graph do not fit one another, or the image is none."""
+    """Raise InputError if sampler, start and graph do not fit one another, or the result is no
+    image.
+    """
     try:
         graphs = {name: declared(graph.model) for name, graph in found.graphs().items()}
         rehearse(found.sampler, found.latent, graphs)

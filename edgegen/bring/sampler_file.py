@@ -1,4 +1,4 @@
-"""sampler.json: the loop that a file's graph is made for, as a manifest holds it, or the
+"""Read sampler.json: the loop that a file's graph is made for, as a manifest holds it, or the
 scheduler_config.json of diffusers.
 """
 
@@ -15,20 +15,22 @@ from ..errors import InputError, TrustError, UsageError
 from .folder_files import CODE, NUMERALS, TEXT_BYTES
 from .schedule import schedule
 
-# Kinds of loops around one graph -> the graph's name in it.
+# The key is the kind of loop around one graph, the value the graph's name in it.
 GRAPHS: Mapping[str, str] = {
     "consistency": "denoiser",
     "latent-ddim": "denoiser",
     "multistep": "denoiser",
     "single": "generator",
 }
-DECODED = ("consistency", "latent-ddim")  # which ask for an image's graph besides
-SCHEDULED = "_class_name"  # what says that a file is one of diffusers
+DECODED = ("consistency", "latent-ddim")  # these loops also run an image's graph
+SCHEDULED = "_class_name"  # this key marks a file of diffusers
 
 
 @dataclass(frozen=True)
 class FileSampler:
-    """scheduler: the config that steps may be chosen anew with; None where steps are data."""
+    """Hold a sampler; `scheduler` is the config from which other numbers of steps can be computed,
+    None if the steps are data.
+    """
 
     sampler: Sampler
     path: Path | None = None
@@ -36,13 +38,17 @@ class FileSampler:
 
     @property
     def graph(self) -> str:
-        """Name of the graph that it runs."""
+        """Return the name of the graph that it runs."""
         if isinstance(self.sampler, SingleSampler):
             return self.sampler.graphs[0]
         return GRAPHS[self.sampler.kind]
 
     def with_steps(self, steps: int) -> FileSampler:
-        """UsageError where nothing says how, InputError for steps that its scheduler has not."""
+        """Return the sampler with `steps` steps.
+
+        Raises UsageError if it has no scheduler, InputError for steps that its scheduler cannot
+        give.
+        """
         if self.scheduler is None or self.path is None:
             raise UsageError(
                 "E-USAGE",
@@ -54,8 +60,9 @@ class FileSampler:
 
 
 def read_sampler(path: Path | None) -> FileSampler:
-    """One call of the graph where there is no file. InputError for what is no sampler, or one that
-    needs other graphs.
+    """Read a sampler; without a file it is one call of the graph.
+
+    Raises InputError for what is no sampler, or one that needs other graphs.
     """
     if path is None:
         return FileSampler(SingleSampler())

@@ -1,7 +1,7 @@
-"""scheduler_config.json and a number of steps -> the numbers of a MultistepSampler.
+"""Turn scheduler_config.json and a number of steps into the numbers of a MultistepSampler.
 
-A line a class of diffusers: its fields, and the function that computes for each step what `step` of
-that class would. A scheduler that is not here is refused by its name.
+Each class of diffusers has one line: its fields, and the function that computes for each step what
+`step` of that class would. A scheduler that is not listed is refused by its name.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .scheduler_fields import (
     fields_of,
 )
 
-MOST_STEPS = 1000  # that a bundle's sampler may have
+MOST_STEPS = 1000  # most steps of a bundle's sampler
 
 
 @dataclass(frozen=True)
 class SchedulerRule(Generic[Fields]):
-    """steps: how many a pipeline takes unless it is told; most_eta: largest share of fresh noise
-    that can be chosen.
+    """Describe a scheduler class; `steps` is its pipeline's default, `most_eta` the largest share
+    of fresh noise that can be chosen.
     """
 
     fields: type[Fields]
@@ -44,7 +44,7 @@ class SchedulerRule(Generic[Fields]):
     most_eta: float = 0.0
 
     def sampler(self, config: JsonObject, path: Path, steps: int, eta: float) -> MultistepSampler:
-        """ValueError for steps that the fields do not allow."""
+        """Return the sampler. Raises ValueError for steps that the fields do not allow."""
         return self.solver(fields_of(self.fields, config, path), steps, eta)
 
 
@@ -64,8 +64,10 @@ SCHEDULERS: Mapping[str, SchedulerRule] = {  # type: ignore[type-arg]
 def schedule(
     config: JsonObject, path: Path, steps: int | None = None, eta: float = 0.0
 ) -> MultistepSampler:
-    """The solver of a scheduler_config.json, which was read from `path`. InputError for a class or
-    a field that cannot be reproduced, and for steps that it cannot take.
+    """Return the solver of a scheduler_config.json, which was read from `path`.
+
+    Raises InputError for a class or a field that cannot be reproduced, and for steps that it cannot
+    take.
     """
     kind = config.get("_class_name")
     rule = SCHEDULERS.get(str(kind))

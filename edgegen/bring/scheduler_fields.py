@@ -1,5 +1,6 @@
-"""The fields of scheduler_config.json, with diffusers' own defaults, and the values of them that
-can be reproduced. Any other value, and any field that no scheduler has, is refused by its name.
+"""Define the fields of scheduler_config.json, with diffusers' own defaults, and those of their
+values that can be reproduced. Any other value, and any field that no scheduler has, is refused by
+its name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NoSample = Literal["epsilon", "v_prediction"]
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 Positive = Annotated[float, Field(gt=0)]
 
-# Files keep fields of the schedulers they were converted from, which diffusers passes over, too.
+# Files keep fields of the schedulers that they were converted from, which diffusers ignores too.
 OF_OTHERS = frozenset(
     {
         "algorithm_type",
@@ -67,7 +68,7 @@ OF_OTHERS = frozenset(
 
 
 class SchedulerFields(BaseModel):
-    """What all schedulers have."""
+    """Hold the fields that all schedulers have."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -81,13 +82,13 @@ class SchedulerFields(BaseModel):
 
 
 class Clipping(SchedulerFields):
-    """Of schedulers that clip the clean image."""
+    """Hold the fields of schedulers that clip the clean image."""
 
     clip_sample: bool = True
     clip_sample_range: Positive = 1.0
     thresholding: Literal[False] = False
-    dynamic_thresholding_ratio: float = 0.995  # of thresholding
-    sample_max_value: float = 1.0  # of thresholding
+    dynamic_thresholding_ratio: float = 0.995  # only for thresholding
+    sample_max_value: float = 1.0  # only for thresholding
 
 
 class DdpmFields(Clipping):
@@ -106,7 +107,7 @@ class DdimFields(Clipping):
 class PndmFields(SchedulerFields):
     beta_schedule: Betas = "linear"
     rescale_betas_zero_snr: Literal[False] = False
-    skip_prk_steps: Literal[True]  # absent is False
+    skip_prk_steps: Literal[True]  # required, because diffusers' default is False
     set_alpha_to_one: bool = False
     prediction_type: NoSample = "epsilon"
     timestep_spacing: Spacing = "leading"
@@ -137,8 +138,8 @@ class DpmFields(SchedulerFields):
     solver_order: Literal[1, 2] = 2
     prediction_type: Prediction = "epsilon"
     thresholding: Literal[False] = False
-    dynamic_thresholding_ratio: float = 0.995  # of thresholding
-    sample_max_value: float = 1.0  # of thresholding
+    dynamic_thresholding_ratio: float = 0.995  # only for thresholding
+    sample_max_value: float = 1.0  # only for thresholding
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++", "deis"] = "dpmsolver++"
     solver_type: Literal["midpoint", "heun", "logrho", "bh1", "bh2"] = "midpoint"
     lower_order_final: bool = True
@@ -149,8 +150,8 @@ class DpmFields(SchedulerFields):
     use_lu_lambdas: Literal[False] | None = False
     use_flow_sigmas: Literal[False] | None = False
     use_dynamic_shifting: Literal[False] = False
-    flow_shift: float | None = 1.0  # of flow sigmas
-    time_shift_type: str = "exponential"  # of dynamic shifting
+    flow_shift: float | None = 1.0  # only for flow sigmas
+    time_shift_type: str = "exponential"  # only for dynamic shifting
     sigma_min: Positive | None = None
     sigma_max: Positive | None = None
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
@@ -165,9 +166,9 @@ class LcmFields(Clipping):
     beta_schedule: Betas = "scaled_linear"
     clip_sample: bool = False
     original_inference_steps: Annotated[int, Field(ge=1)] = 50
-    set_alpha_to_one: bool = True  # of no effect where no step goes below timestep 0
+    set_alpha_to_one: bool = True  # has no effect unless a step goes below timestep 0
     prediction_type: Prediction = "epsilon"
-    timestep_spacing: str = "leading"  # of no effect
+    timestep_spacing: str = "leading"  # has no effect
     timestep_scaling: Positive = 10.0
 
 
@@ -175,7 +176,9 @@ Fields = TypeVar("Fields", bound=SchedulerFields)
 
 
 def fields_of(model: type[Fields], config: JsonObject, path: Path) -> Fields:
-    """The fields of a scheduler's file. InputError names the first that cannot be reproduced."""
+    """Return the fields of a scheduler's file. Raises InputError, which names the first field that
+    cannot be reproduced.
+    """
     known = {
         name: value
         for name, value in config.items()

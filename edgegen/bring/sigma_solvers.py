@@ -1,4 +1,6 @@
-"""Solvers that step between sigmas, noise over image: Euler, ancestral Euler and DPM-Solver++."""
+"""Define solvers that step between sigmas (noise over image): Euler, ancestral Euler and
+DPM-Solver++.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,17 @@ from .scheduler_fields import (
 )
 from .step_weights import Pair, StepWeights, assembled, clean_weights
 
-NEAR = 1e-3  # of a timestep
-FEW_STEPS = 15  # below which the last step of a second-order solver is of first order
+NEAR = 1e-3  # tolerance in timesteps
+FEW_STEPS = 15  # with fewer steps, the last step of a second-order solver is of first order
 
 
 def _signal(sigma: float) -> float:
-    """abar."""
+    """Return abar."""
     return 1 / (sigma**2 + 1)
 
 
 def _unscaled(prediction: str, sigma: float) -> Pair:
-    """Weights of the clean image where x is the image plus sigma times noise."""
+    """Return the weights of the clean image if x is the image plus sigma times noise."""
     found: dict[str, Pair] = {
         "epsilon": (1.0, -sigma),
         "v_prediction": (1 / (sigma**2 + 1), -sigma / (sigma**2 + 1) ** 0.5),
@@ -50,8 +52,10 @@ def _start(spacing: str, largest: float) -> float:
 
 
 def _respaced(fields: EulerFields | DpmFields, sigmas: Doubles, steps: int) -> Doubles | None:
-    """Sigmas between the largest and the smallest, where the fields ask for a spacing of their
-    own.
+    """Return sigmas between the largest and the smallest if the fields ask for a spacing of their
+    own, else None.
+
+    Raises ValueError if they ask for two.
     """
     low = float(sigmas[-1]) if fields.sigma_min is None else fields.sigma_min
     high = float(sigmas[0]) if fields.sigma_max is None else fields.sigma_max
@@ -68,7 +72,9 @@ def _ended(sigmas: Doubles, fields: EulerFields | DpmFields, trained: Array) -> 
 
 
 def euler(fields: EulerFields, steps: int, eta: float) -> MultistepSampler:
-    """Karras et al. 2022, algorithm 2 without churn: a step along the slope at its beginning."""
+    """Solve by Karras et al. 2022, algorithm 2 without churn: a step along the slope at its
+    beginning.
+    """
     trained = sigmas_of(signal_levels(fields), fields.rescale_betas_zero_snr)
     count = fields.num_train_timesteps
     times = timesteps_between(fields.timestep_spacing, count, steps, fields.steps_offset)
@@ -96,7 +102,9 @@ def euler(fields: EulerFields, steps: int, eta: float) -> MultistepSampler:
 
 
 def ancestral_euler(fields: EulerAncestralFields, steps: int, eta: float) -> MultistepSampler:
-    """The same to a smaller sigma, and as much fresh noise as is missing then."""
+    """Solve like Euler, but step to a smaller sigma and add as much fresh noise as is
+    then missing.
+    """
     trained = sigmas_of(signal_levels(fields), fields.rescale_betas_zero_snr)
     count = fields.num_train_timesteps
     times = timesteps_between(fields.timestep_spacing, count, steps, fields.steps_offset)
@@ -120,7 +128,7 @@ def ancestral_euler(fields: EulerAncestralFields, steps: int, eta: float) -> Mul
 
 
 def dpm_solver(fields: DpmFields, steps: int, eta: float) -> MultistepSampler:
-    """DPM-Solver++ of first and second order (Lu et al. 2022, algorithms 1 and 2), and its
+    """Solve by DPM-Solver++ of first and second order (Lu et al. 2022, algorithms 1 and 2), or its
     stochastic form.
     """
     trained = sigmas_of(signal_levels(fields), fields.rescale_betas_zero_snr)
@@ -151,7 +159,7 @@ def dpm_solver(fields: DpmFields, steps: int, eta: float) -> MultistepSampler:
 
 
 def _dpm_grid(fields: DpmFields, trained: Array, steps: int) -> tuple[list[int], list[float]]:
-    """Timesteps, and one sigma more."""
+    """Return the timesteps, and one sigma more than those."""
     count = fields.num_train_timesteps
     # lambda, the logarithm of image over noise, falls with the timestep
     clear = int((-np.log(trained) >= fields.lambda_min_clipped).sum())
@@ -163,7 +171,7 @@ def _dpm_grid(fields: DpmFields, trained: Array, steps: int) -> tuple[list[int],
         sigmas, places = respaced, timesteps_of(respaced, trained)
         if fields.use_karras_sigmas and fields.beta_schedule != "squaredcos_cap_v2":
             places = places.round()
-        # whole ones, down; what is a timestep but for rounding is that one
+        # cut to whole timesteps, but keep one that only rounding has made smaller
         times = [int(place + NEAR) for place in places]
     return times, [float(sigma) for sigma in _ended(sigmas, fields, trained)]
 
@@ -171,11 +179,13 @@ def _dpm_grid(fields: DpmFields, trained: Array, steps: int) -> tuple[list[int],
 def _dpm_step(
     fields: DpmFields, now: float, then: float, before: float | None
 ) -> tuple[float, float, float, float]:
-    """Weights of x, the clean image, the clean image of the step before, and fresh noise; before:
-    the sigma of that step, None for first order.
+    """Return the weights of x, the clean image, the clean image of the step before, and fresh
+    noise.
+
+    `before` is the sigma of that step, None for first order.
     """
     image_now, image_then = _signal(now) ** 0.5, _signal(then) ** 0.5
-    ratio = then / now  # exp(-h), h being the step in lambda
+    ratio = then / now  # equals exp(-h), with h the step in lambda
     moved = (then * image_then) / (now * image_now)
     stochastic = fields.algorithm_type == "sde-dpmsolver++"
     power = 2 if stochastic else 1
@@ -188,5 +198,5 @@ def _dpm_step(
     bend = gain / 2
     if fields.solver_type == "heun":
         bend = image_then * (1 - (1 - ratio**power) / (power * h))
-    slope = bend * h / h_before  # of the clean image's change since the step before
+    slope = bend * h / h_before  # weight of the clean image's change since the step before
     return x, gain + slope, -slope, noise

@@ -1,4 +1,4 @@
-"""Solvers that step between levels of abar: DDPM, DDIM, PNDM and latent consistency."""
+"""Define solvers that step between levels of abar: DDPM, DDIM, PNDM and latent consistency."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def _clip(fields: Clipping) -> float:
 
 
 def _level(levels: Array, timestep: int, beyond: float) -> float:
-    """abar, in double; beyond: that below timestep 0."""
+    """Return abar in double precision; `beyond` is its value below timestep 0."""
     return float(levels[timestep]) if timestep >= 0 else beyond
 
 
 def ddpm(fields: DdpmFields, steps: int, eta: float) -> MultistepSampler:
-    """Ancestral sampling (Ho et al. 2020, equations 7 and 15)."""
+    """Solve by ancestral sampling (Ho et al. 2020, equations 7 and 15)."""
     levels = signal_levels(fields)
     times = rounded_timesteps(
         fields.timestep_spacing, fields.num_train_timesteps, steps, fields.steps_offset
@@ -48,7 +48,7 @@ def ddpm(fields: DdpmFields, steps: int, eta: float) -> MultistepSampler:
 
 
 def ddim(fields: DdimFields, steps: int, eta: float) -> MultistepSampler:
-    """Song et al. 2021, equations 12 and 16."""
+    """Solve by DDIM (Song et al. 2021, equations 12 and 16)."""
     levels, stride = signal_levels(fields), fields.num_train_timesteps // steps
     last = 1.0 if fields.set_alpha_to_one else float(levels[0])
     found = []
@@ -72,7 +72,7 @@ def ddim(fields: DdimFields, steps: int, eta: float) -> MultistepSampler:
     return assembled(found, clip=_clip(fields))
 
 
-# of the newest output and those before it, Adams-Bashforth; the second step is a corrector
+# Adams-Bashforth weights of the newest output and those before it; the second step is a corrector
 ADAMS = (
     (1.0,),
     (3 / 2, -1 / 2),
@@ -82,9 +82,9 @@ ADAMS = (
 
 
 def pndm(fields: PndmFields, steps: int, eta: float) -> MultistepSampler:
-    """Pseudo linear multistep (Liu et al. 2022, equations 9 and 12), begun with a predictor and a
-    corrector: the second step goes again from where the first one began, and its output is not
-    remembered.
+    """Solve by a pseudo linear multistep (Liu et al. 2022, equations 9 and 12) that begins with a
+    predictor and a corrector: the second step starts again where the first one began, and its
+    output is not remembered.
     """
     levels = signal_levels(fields)
     last = 1.0 if fields.set_alpha_to_one else float(levels[0])
@@ -95,7 +95,7 @@ def pndm(fields: PndmFields, steps: int, eta: float) -> MultistepSampler:
     if steps > 1:
         times = [times[0], times[1], *times[1:]]
     found = []
-    first = (1.0, 0.0)  # weights of x and output of the first step
+    first = (1.0, 0.0)  # weights of x and of the output in the first step
     remembered: list[int] = []
     for k, t in enumerate(times):
         if k != 1:
@@ -105,7 +105,7 @@ def pndm(fields: PndmFields, steps: int, eta: float) -> MultistepSampler:
             weights = {step: output * weight for step, weight in weights.items()}
         else:
             x, output = _transfer(fields, levels, (t + stride, t), last)
-            # x of the first step is (x now - first[1] * its output) / first[0]
+            # x before the first step is (x now - first[1] * its output) / first[0]
             x = x / first[0]
             weights = {0: output / 2 - x * first[1], 1: output / 2}
         first = (x, weights[0]) if k == 0 else first
@@ -125,8 +125,10 @@ def pndm(fields: PndmFields, steps: int, eta: float) -> MultistepSampler:
 def _transfer(
     fields: PndmFields, levels: Array, between: tuple[int, int], last: float
 ) -> tuple[float, float]:
-    """Weights of x and of the predicted output that move x from one timestep to an earlier one
-    (equation 9).
+    """Return the weights of x and of the predicted output that move x from one timestep to an
+    earlier one (equation 9).
+
+    Raises ValueError for a timestep that the model does not know.
     """
     if between[0] >= len(levels):
         raise ValueError(f"steps_offset needs timestep {between[0]}, which the model does not know")
@@ -138,7 +140,7 @@ def _transfer(
 
 
 def latent_consistency(fields: LcmFields, steps: int, eta: float) -> MultistepSampler:
-    """Luo et al. 2023, algorithm 3: straight to a clean image, then noise again."""
+    """Solve by Luo et al. 2023, algorithm 3: go straight to a clean image, then add noise again."""
     levels, grid = signal_levels(fields), fields.original_inference_steps
     if not steps <= grid <= fields.num_train_timesteps:
         raise ValueError(

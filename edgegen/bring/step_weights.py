@@ -1,4 +1,6 @@
-"""One step of a solver as weights of what it combines, and many of them as a sampler."""
+"""Express one step of a solver as weights of what it combines, and assemble steps into a
+sampler.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,11 @@ Pair = tuple[float, float]  # weights of x and of the denoiser's output
 
 @dataclass(frozen=True)
 class StepWeights:
-    """clean: of the clean image; x, output, image: of the next x; earlier: of what was remembered
-    one step ago, two steps ago, and so on; scale: of x before the denoiser sees it.
+    """Hold the weights of one step.
+
+    `clean` gives the clean image; `x`, `output` and `image` give the next x; `earlier` are weights
+    of what was remembered one step ago, two steps ago, and so on; `scale` multiplies x before the
+    denoiser gets it.
     """
 
     timestep: float
@@ -30,8 +35,8 @@ class StepWeights:
 
 
 def clean_weights(prediction: str, signal: float) -> Pair:
-    """The clean image from x = sqrt(abar) image + sqrt(1 - abar) noise and what was predicted;
-    signal is abar.
+    """Return the weights of x and of the prediction that give the clean image, where x = sqrt(abar)
+    image + sqrt(1 - abar) noise; `signal` is abar.
     """
     image, noise = np.sqrt(signal), np.sqrt(1 - signal)
     found: dict[str, Pair] = {
@@ -43,7 +48,7 @@ def clean_weights(prediction: str, signal: float) -> Pair:
 
 
 def noise_weights(prediction: str, signal: float) -> Pair:
-    """The noise in x, likewise."""
+    """Return the weights of x and of the prediction that give the noise in x; `signal` is abar."""
     image, noise = np.sqrt(signal), np.sqrt(1 - signal)
     found: dict[str, Pair] = {
         "epsilon": (0.0, 1.0),
@@ -59,7 +64,7 @@ def assembled(
     clip: float = 0.0,
     remembers: Literal["clean", "output"] = "clean",
 ) -> MultistepSampler:
-    """The sampler of these steps. ValueError where one of them divides by nothing."""
+    """Return the sampler of these steps. Raises ValueError if one of them divides by zero."""
     for step in steps:
         numbers = (
             value
@@ -98,5 +103,5 @@ def assembled(
 
 
 def _sparse(values: Sequence[float], usual: float) -> tuple[float, ...]:
-    """Empty where all are as usual."""
+    """Return the values, or an empty tuple if all are the usual one."""
     return () if all(value == usual for value in values) else tuple(values)

@@ -1,4 +1,4 @@
-"""A tokenizer's files: which there are, and how many tokens they know."""
+"""Find a tokenizer's files, and how many tokens they know."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ NAMES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-LARGEST_LENGTH = 1 << 20  # above it, a tokenizer's limit says that it has none
+LARGEST_LENGTH = 1 << 20  # a larger limit of a tokenizer means that it has none
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """names: its files by their paths in the folder; tokens: one more than the largest number;
-    limit: tokens a prompt has at most, if it says so.
+    """Describe a tokenizer.
+
+    `names` are its files by their paths in the folder, `tokens` is one more than the largest token
+    number, and `limit` the most tokens of a prompt, if the files say so.
     """
 
     names: tuple[str, ...]
@@ -30,7 +32,7 @@ class TokenizerFiles:
 
 
 def tokenizer_files(files: FolderFiles, folder: str) -> TokenizerFiles:
-    """InputError where there is no vocabulary."""
+    """Read a tokenizer's files. Raises InputError without a vocabulary."""
     held = files.names(folder)
     names = tuple(f"{folder}/{name}" for name in NAMES if name in held)
     if not ({"vocab.json", "merges.txt"} <= set(held) or "tokenizer.json" in held):
@@ -44,7 +46,7 @@ def tokenizer_files(files: FolderFiles, folder: str) -> TokenizerFiles:
         raise InputError(CODE, "the vocabulary numbers no tokens", path=files.path(folder))
     limit = None
     for name in names:
-        files.read(name)  # its hash is noted
+        files.read(name)  # reading notes its hash
     if f"{folder}/tokenizer_config.json" in names:
         said = files.json(f"{folder}/tokenizer_config.json").get("model_max_length")
         limit = said if isinstance(said, int) and 0 < said < LARGEST_LENGTH else None

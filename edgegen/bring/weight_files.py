@@ -1,7 +1,8 @@
-"""The tensors of a component: one safetensors file, a variant of it, or shards with an index.
+"""Read the tensors of a component: one safetensors file, a variant of it, or shards with
+an index.
 
-They stay where they are, mapped from the files, in the type in which they lie there. Nothing is
-unpickled: other formats are refused with what converts them.
+The tensors stay in the files, mapped into memory, in their stored type. Nothing is unpickled: other
+formats are refused with a hint that says what converts them.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack", ".h5", ".onnx")
-PART = 4 << 20  # bytes looked at at once
-# types of numbers, and the bits that are all set in one that is not finite
+PART = 4 << 20  # bytes that are checked at a time
+# number types, and the bits that are all set in a value that is not finite
 FLOATS = {
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
     "F32": (np.uint32, 0x7F80_0000),
     "F64": (np.uint64, 0x7FF0_0000_0000_0000),
 }
-# names of before, and what they are called now
+# older names, and the current ones
 OLD_NAMES = (
     (re.compile(r"\.query\."), ".to_q."),
     (re.compile(r"\.key\."), ".to_k."),
@@ -43,14 +44,16 @@ OLD_NAMES = (
     (re.compile(r"^"), "text_model."),
 )
 COUNTED = "position_ids"  # a count from 0 that older text encoders stored
-WHOLE = (COUNTED, ".alpha")  # what may be whole numbers
+WHOLE = (COUNTED, ".alpha")  # tensors that may be whole numbers
 
 
 def component_tensors(
     files: FolderFiles, folder: str, stem: str, variant: str | None = None
 ) -> Tensors:
-    """By the names in the files. InputError for a file that is missing, damaged or of another
-    format, for a tensor that is in two shards, and for values that are not finite.
+    """Return a component's tensors by the names in the files.
+
+    Raises InputError for a file that is missing, damaged or of another format, for a tensor that is
+    in two shards, and for values that are not finite.
     """
     prefix = f"{folder}/" if folder else ""
     found: Tensors = {}
@@ -73,12 +76,14 @@ def component_tensors(
 def _weight_files(
     files: FolderFiles, folder: str, stem: str, variant: str | None
 ) -> Mapping[str, set[str] | None]:
-    """Weight files, and the tensors that an index says each holds."""
+    """Return the weight files, each with the tensors that an index assigns to it; None without an
+    index.
+    """
     names = files.names(folder)
     whole, index = f"{stem}{{}}{SUFFIX}", f"{stem}{SUFFIX}.index{{}}.json"
 
     def there(variant: str | None) -> str | None:
-        """The file, or the index, of that variant."""
+        """Return the file, or the index, of that variant; None if neither exists."""
         dotted = f".{variant}" if variant else ""
         return next((n for n in (whole.format(dotted), index.format(dotted)) if n in names), None)
 
@@ -86,7 +91,7 @@ def _weight_files(
         pattern = re.compile(rf"{re.escape(stem)}(?:{re.escape(SUFFIX)}\.index)?\.([a-z0-9]+)\.")
         others = {match[1] for name in names if (match := pattern.match(name))}
         known = sorted(other for other in others if there(other))
-        variant = known[0] if len(known) == 1 else None  # there is one alone
+        variant = known[0] if len(known) == 1 else None  # take the only variant that exists
     found = there(variant)
     if found is not None:
         return {found: None} if found.endswith(SUFFIX) else _shards(files, folder, found, names)
@@ -131,8 +136,9 @@ def _no_weights(
 
 
 def read_tensors(files: FolderFiles, name: str) -> tuple[Tensors, dict[str, str]]:
-    """Tensors and metadata of one file. InputError for a damaged one, and for values that are not
-    finite numbers.
+    """Return tensors and metadata of one file.
+
+    Raises InputError for a damaged file, and for values that are not finite numbers.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -149,9 +155,10 @@ def read_tensors(files: FolderFiles, name: str) -> tuple[Tensors, dict[str, str]
 
 
 def _check_numbers(held: int, path: Path) -> None:
-    """InputError for a tensor of another type, or with a number that is not finite; ValueError for
-    one that is there twice. The file is read part by part: what is mapped of it is not touched, and
-    takes no memory yet.
+    """Raise InputError for a tensor of another type or with a number that is not finite.
+
+    Raises ValueError for a header that is not valid JSON, such as one with a name twice. The file
+    is read in parts, so that its mapped tensors take no memory yet.
     """
     size = int.from_bytes(os.pread(held, 8, 0), "little")
     header = parse_json(os.pread(held, size, 8))
@@ -171,8 +178,9 @@ def _check_numbers(held: int, path: Path) -> None:
 
 
 def fitted(tensors: Tensors, wanted: Mapping[str, tuple[int, ...]], where: object) -> Tensors:
-    """The tensors by the names of a module, whose tensors have these shapes. InputError names one
-    that is missing, unknown or of another shape.
+    """Return the tensors by the names of a module whose tensors have these shapes.
+
+    Raises InputError, which names the tensor, for one that is missing, unknown or of another shape.
     """
     found: Tensors = {}
     for key, tensor in tensors.items():

@@ -1,5 +1,5 @@
-"""Networks of a folder as pure graphs: `denoiser`, `decoder` and `text`, with the inputs that a
-sampler gives them. (torch)
+"""Wrap networks of a folder as pure graphs (`denoiser`, `decoder` and `text`) with the inputs that
+a sampler gives them. It needs torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .folder_files import CODE
 if TYPE_CHECKING:
     from .tokenizer_files import TokenizerFiles
 
-GUIDANCE_SCALE = 1000.0  # of the embedding of a guidance (Meng et al. 2023)
+GUIDANCE_SCALE = 1000.0  # factor in the embedding of a guidance (Meng et al. 2023)
 LONGEST_WAVE = 10_000.0
 
 
 class PlainUnet(nn.Module):
-    """An unconditional U-Net: x (b, c, h, w), t (b,) -> what it predicts, as x."""
+    """Wrap an unconditional U-Net: x (b, c, h, w), t (b,) -> its prediction, shaped like x."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class PlainUnet(nn.Module):
 
 
 class LabelledUnet(PlainUnet):
-    """The same of a U-Net that knows classes: label (b, classes) one-hot."""
+    """Wrap a U-Net that knows classes: label (b, classes) one-hot."""
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
         classes = label.argmax(dim=1)
@@ -46,7 +46,7 @@ class LabelledUnet(PlainUnet):
 
 
 class PromptedUnet(PlainUnet):
-    """A U-Net that looks at an encoded prompt: context (b, tokens, width)."""
+    """Wrap a U-Net that attends to an encoded prompt: context (b, tokens, width)."""
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
         found: Tensor = self.unet(x, t, context, return_dict=False)[0]
@@ -54,7 +54,9 @@ class PromptedUnet(PlainUnet):
 
 
 class GuidedUnet(PlainUnet):
-    """The same of a U-Net that was taught guidance, and is told its strength: guidance (b,)."""
+    """Wrap a prompted U-Net that was distilled with guidance and takes its strength as input:
+    guidance (b,).
+    """
 
     def __init__(self, unet: nn.Module, width: int) -> None:
         super().__init__(unet)
@@ -76,7 +78,7 @@ class GuidedUnet(PlainUnet):
 
 
 class ScaledDecoder(nn.Module):
-    """Latents as the sampler leaves them (b, z, h, w) -> images (b, c, H, W) in [-1, 1]."""
+    """Decode latents as the sampler leaves them (b, z, h, w) to images (b, c, H, W) in [-1, 1]."""
 
     def __init__(self, autoencoder: nn.Module, scale: float, shift: float) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class ScaledDecoder(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-    """Numbers of tokens (b, tokens) -> the encoded prompt (b, tokens, width)."""
+    """Encode token numbers (b, tokens) as the prompt's context (b, tokens, width)."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class TokenEncoder(nn.Module):
 
 
 def side(size: object, what: str, where: str) -> tuple[int, int]:
-    """Height and width of a config's sample_size."""
+    """Return height and width of a config's sample_size. Raises InputError if it is no size."""
     if isinstance(size, int):
         return size, size
     if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int) for s in size):
@@ -115,8 +117,9 @@ def side(size: object, what: str, where: str) -> tuple[int, int]:
 
 
 def denoiser_inputs(network: Component, tokens: int) -> tuple[TensorSpec, ...]:
-    """What the denoiser of that U-Net takes; tokens: of a prompt. InputError for one that returns
-    another number of channels than it takes.
+    """Return the inputs of a U-Net's denoiser graph; `tokens` is the length of a prompt.
+
+    Raises InputError for a U-Net that returns another number of channels than it takes.
     """
     config = network.defaults
     channels = config["in_channels"]
@@ -145,7 +148,7 @@ def denoiser_inputs(network: Component, tokens: int) -> tuple[TensorSpec, ...]:
 
 
 def denoiser(network: Component, tokens: int) -> Graph:
-    """The graph that a sampler asks at every step."""
+    """Return the graph that a sampler calls at every step."""
     inputs = denoiser_inputs(network, tokens)
     unet, names = network.module(), {spec.name for spec in inputs}
     module: nn.Module
@@ -162,7 +165,9 @@ def denoiser(network: Component, tokens: int) -> Graph:
 
 
 def _weights(network: Component, prefix: str) -> dict[str, Tensor]:
-    """By the names of a module that holds the network under that prefix; none where it has them."""
+    """Return the weights by the names of a module that holds the network under `prefix`; none if
+    the module has them itself.
+    """
     tensors = network.tensors if network.is_large else {}
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
@@ -173,8 +178,9 @@ def _scaled(network: Component, module: nn.Module) -> ScaledDecoder:
 
 
 def image_shape(network: Component, latents: TensorSpec) -> tuple[int, int, int]:
-    """Channels, height and width of what the autoencoder decodes, without weights or computing.
-    InputError where it decodes other latents.
+    """Return channels, height and width of the decoded image, without weights or computation.
+
+    Raises InputError if the autoencoder decodes other latents.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -192,7 +198,7 @@ def image_shape(network: Component, latents: TensorSpec) -> tuple[int, int, int]
 
 
 def decoder(network: Component, latents: TensorSpec) -> Graph:
-    """Latents to images, with the autoencoder's own scale and shift."""
+    """Return the graph from latents to images, with the autoencoder's own scale and shift."""
     output = TensorSpec("image", ("batch", *image_shape(network, latents)))
     module = _scaled(network, network.module()).eval()
     own = module.state_dict()
@@ -201,8 +207,9 @@ def decoder(network: Component, latents: TensorSpec) -> Graph:
 
 
 def prompt_tokens(network: Component, tokenizer: TokenizerFiles) -> int:
-    """Tokens of every prompt. InputError where the tokenizer knows more, or longer prompts, than
-    the encoder.
+    """Return the number of tokens of every prompt.
+
+    Raises InputError if the tokenizer has more tokens, or longer prompts, than the encoder knows.
     """
     config = network.defaults
     positions, vocabulary = config["max_position_embeddings"], config["vocab_size"]
@@ -223,7 +230,7 @@ def prompt_tokens(network: Component, tokenizer: TokenizerFiles) -> int:
 
 
 def text(network: Component, tokens: int) -> Graph:
-    """Tokens of a prompt to what the denoiser looks at."""
+    """Return the graph from a prompt's tokens to the context that the denoiser reads."""
     width = network.defaults["hidden_size"]
     module = TokenEncoder(network.module()).eval()
     return Graph(
@@ -235,7 +242,9 @@ def text(network: Component, tokens: int) -> Graph:
 
 
 def check_widths(networks: Mapping[str, Component]) -> None:
-    """InputError where the text encoder's prompts are not what the U-Net looks at."""
+    """Raise InputError if the text encoder's width is not the one that the U-Net reads, or one of
+    both is missing.
+    """
     wanted = networks["denoiser"].defaults.get("cross_attention_dim")
     encoder = networks.get("text")
     if (wanted is None) != (encoder is None):

@@ -1,5 +1,5 @@
-"""edgegen bench: how fast bundles are on this machine, and how near their images are to full
-precision.
+"""edgegen bench: measure how fast bundles are on this machine, and how close their images are to
+full precision.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def bench(
 
 
 def steps_of(text: str) -> list[int]:
-    """The value of --steps as numbers. Raises UsageError if it is not a list of whole numbers."""
+    """Return the value of --steps as numbers. Raises UsageError if it is not a list of whole
+    numbers.
+    """
     try:
         return list(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
@@ -166,7 +168,9 @@ def steps_of(text: str) -> list[int]:
 
 
 def peer_of(text: str) -> tuple[str, str]:
-    """The value of --peer: the tool and its Python; "" means the Python that runs edgegen."""
+    """Return the tool and its Python from the value of --peer; "" means the Python that runs
+    edgegen.
+    """
     name, _, python = text.partition("=")
     return name, python
 

@@ -1,4 +1,4 @@
-"""Flags for generators that another program made, shared by the verbs that take them."""
+"""Define the flags for generators that another program made, shared by the verbs that take them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ Output = Annotated[
 def source_choices(
     prompts: Path | None, lora: list[str] | None, drop_safety_checker: bool
 ) -> SourceChoices:
-    """The choices of a verb that examines a generator as it is in its folder."""
+    """Return the choices of a verb that examines a generator as it is in its folder."""
     from ..workflows.source_choices import SourceChoices
 
     return SourceChoices(prompts, loras=tuple(lora or ()), drop_safety_checker=drop_safety_checker)
@@ -99,7 +99,7 @@ def with_onnx(
     output_range: str | None,
     output: str | None,
 ) -> SourceChoices:
-    """The same choices with those about an ONNX file added."""
+    """Return the choices with those about an ONNX file added."""
     said = () if inputs is None else tuple(part.strip() for part in inputs.split(","))
     scale = None if output_range is None else _range(output_range)
     return replace(choices, inputs=said, sampler=sampler, output_range=scale, output=output)

@@ -1,5 +1,5 @@
-"""edgegen calibrate: activation statistics and the plan made of them, as files that can be read and
-used again.
+"""edgegen calibrate: write activation statistics and the plan made from them, as files that can be
+read and used again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def calibrate(
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Prints the coverage of each graph, then the tensors that are hard to represent in INT8."""
+    """Print the coverage of each graph, then the tensors that are hard to represent in INT8."""
     rows, odd = [], []
     for name, graph in report["graphs"].items():
         tensors, seen = graph["tensors"], graph["samples_at_timestep"].values()

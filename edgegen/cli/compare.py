@@ -1,4 +1,4 @@
-"""edgegen compare: fine-tuned runs side by side."""
+"""edgegen compare: show fine-tuned runs side by side."""
 
 from __future__ import annotations
 

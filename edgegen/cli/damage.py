@@ -1,4 +1,4 @@
-"""edgegen damage: what INT8 did to a bundle's images, and where."""
+"""edgegen damage: show what INT8 did to a bundle's images, and where."""
 
 from __future__ import annotations
 

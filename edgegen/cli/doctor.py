@@ -1,4 +1,4 @@
-"""edgegen doctor: the truth about this machine, each runtime by a session that really ran."""
+"""edgegen doctor: report what this machine has, each runtime by a session that really ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen build: what a runtime makes of a bundle on this very machine, made once and kept."""
+"""edgegen build: compile a bundle's graphs for this very machine once, and keep the results."""
 
 from __future__ import annotations
 

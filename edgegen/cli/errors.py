@@ -1,4 +1,4 @@
-"""edgegen errors: what an error code means."""
+"""edgegen errors: explain an error code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen estimate: how large a training would be, before any photo is read."""
+"""edgegen estimate: show how large a training would be, before any photo is read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The contract around every verb: exit codes, one sentence on stderr, the --json failure document,
-signals, variables.
+"""Keep the contract around every verb: exit codes, one sentence on stderr, the --json failure
+document, signals and variables.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ import typer
 from ..errors import EdgegenError, InputError, ResourceError, UsageError
 from . import output, streams
 
-# Every variable of ours that means something, with what it says; any other EDGEGEN_ name is
-# refused.
+# Every variable of edgegen with its meaning; any other EDGEGEN_ name is refused.
 ENVIRONMENT = {
     "EDGEGEN_CACHE": "folder for files that may be deleted at any time (default: ~/.cache/edgegen)",
     "EDGEGEN_DEBUG": "1 shows the traceback of an error",
 }
 DEBUG_FLAG = "-vv"
-LONGEST = 200  # letters of a name that are shown
+LONGEST = 200  # characters of a name that are shown
 GRACE = 8.0  # seconds; containers are killed after 10
 
 
 class Stopped(KeyboardInterrupt):
-    """An interruption that gets its exit code. Of a class of its own: once a KeyboardInterrupt
-    itself has passed through an exec(), as in an import, Python ends the process by SIGINT whatever
-    the code.
+    """Carry an interruption to its exit code.
+
+    It is a class of its own because once a KeyboardInterrupt itself has passed through an exec(),
+    as in an import, Python ends the process by SIGINT whatever the code.
     """
 
 
 def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
-    """Run `program` on the arguments and return the exit code; nothing but the code leaves this
-    function, whatever the standard streams are.
+    """Run `program` on the arguments and return the exit code; no exception leaves this function,
+    whatever the state of the standard streams.
 
-    program: takes the arguments, returns an exit code or None, raises EdgegenError or Typer's
-    exceptions.
+    `program` takes the arguments, returns an exit code or None, and may raise EdgegenError or
+    Typer's exceptions.
     """
     with streams.patient() as settled:
         return settled(_call(program, arguments))
@@ -74,7 +74,7 @@ def _call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> i
             failure = _sentence(error)
             if debug:
                 traceback.print_exc()
-        if received:  # whatever the interruption was turned into on its way up
+        if received:  # an interruption counts, whatever error it was turned into
             name = signal.Signals(received[0]).name
             failure, code = EdgegenError("E-INTERRUPTED", f"stopped by {name}"), 128 + received[0]
         elif failure is not None:
@@ -86,13 +86,13 @@ def _call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> i
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--` (where flags are) and the rest."""
+    """Split the arguments at `--`: what stands before it (where flags are), and the rest."""
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     return list(arguments[:end]), list(arguments[end:])
 
 
 def _sentence(error: BaseException) -> EdgegenError:
-    """Any exception as the error that is reported."""
+    """Turn any exception into the error that is reported."""
     if isinstance(error, EdgegenError):
         return error
     if isinstance(error, typer.TyperException):
@@ -119,8 +119,8 @@ def _sentence(error: BaseException) -> EdgegenError:
 
 
 def _refused(error: OSError) -> EdgegenError | None:
-    """What the operating system says no to where nobody asked for it by name: a file that cannot be
-    used, or something that there is too little of. None for neither.
+    """Return an error for a file that cannot be used or a resource that has run out, as the
+    operating system reports it; None for any other OSError.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
@@ -154,8 +154,8 @@ def _document(error: EdgegenError, code: int) -> dict[str, object]:
 
 
 def check_environment() -> None:
-    """Raises UsageError for an EDGEGEN_ variable that edgegen does not know, or a value it cannot
-    take.
+    """Raise UsageError for an EDGEGEN_ variable that edgegen does not know, or a value that it does
+    not accept.
     """
     for name in sorted(os.environ):
         if name.startswith("EDGEGEN_") and name not in ENVIRONMENT:
@@ -168,12 +168,12 @@ def check_environment() -> None:
 
 @contextlib.contextmanager
 def _signals(received: list[int]) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt, so that every `finally` runs; a
-    second one ends the process, and so does the first after GRACE seconds: who sent it will not
-    wait longer, and what is then left behind the next run sweeps.
+    """Let the first SIGINT, SIGTERM or SIGHUP raise KeyboardInterrupt, so that every `finally`
+    runs.
 
-    Python's default for SIGTERM runs no `finally`. What the parent told us to ignore (nohup) stays
-    ignored.
+    A second one ends the process, and so does the first after GRACE seconds: its sender will not
+    wait longer, and the next run removes what is left behind. Python's default for SIGTERM runs no
+    `finally`. Signals that the parent told us to ignore (nohup) stay ignored.
     """
     before: dict[int, Any] = {}
     last = list[threading.Timer]()

@@ -1,4 +1,4 @@
-"""edgegen explain: which part of a layer's features draws which region of an image."""
+"""edgegen explain: show which part of a layer's features draws which region of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen export: makes a proven INT8 bundle from a trained generator."""
+"""edgegen export: make a proven INT8 bundle from a trained generator."""
 
 from __future__ import annotations
 

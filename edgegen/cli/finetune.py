@@ -1,4 +1,4 @@
-"""edgegen finetune: adapts a generator to a site's own product photos with a small adapter."""
+"""edgegen finetune: adapt a generator to a user's own product photos with a small adapter."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def finetune(
 
 
 def _next(adapted: FinetuneResult, folder: Path) -> str:
-    """The last line of output, which says what to do with the run."""
+    """Return the last line of output, which says what to do with the run."""
     look = f"edgegen generate {folder} -o site.png"
     if adapted.far:
         return (
@@ -204,7 +204,7 @@ def _show(adapted: FinetuneResult) -> None:
 
 
 def _recognised(recognition: Mapping[str, Any]) -> str:
-    """What looks.json has of it, in words."""
+    """Return the entry about recognition in looks.json in words."""
     from ..core.verdict import Interval
     from ..workflows.finetune.periodic_eval import interval_text
 

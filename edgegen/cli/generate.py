@@ -1,4 +1,4 @@
-"""edgegen generate: makes images from seeds with a zoo model, a run or a bundle."""
+"""edgegen generate: make images from seeds with a zoo model, a run or a bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen inspect: what a source is, and what edgegen makes of it."""
+"""edgegen inspect: describe a source, and what edgegen makes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen layers: where a generator's features can be taken apart."""
+"""edgegen layers: list where a generator's features can be decomposed."""
 
 from __future__ import annotations
 

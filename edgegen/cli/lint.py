@@ -1,5 +1,5 @@
-"""edgegen lint: what a runtime will refuse, compute wrongly or run slowly of a graph, node by
-node.
+"""edgegen lint: list the nodes of a graph that a runtime will refuse, compute wrongly or run
+slowly.
 """
 
 from __future__ import annotations

@@ -79,12 +79,12 @@ VERBS: tuple[Callable[..., None], ...] = (
     doctor,
     errors,
 )
-# verbs that have verbs of their own
+# verbs with verbs of their own
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}
 
 
 class Verbs(typer.core.TyperGroup):
-    """Lists each verb with its whole sentence, where Typer cuts it to what fits the line."""
+    """List each verb with its whole sentence, which Typer would cut to the width of the line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         sentences = {
@@ -96,7 +96,7 @@ class Verbs(typer.core.TyperGroup):
 
 app = typer.Typer(
     cls=Verbs,
-    # plain help: half the time, and ASCII everywhere
+    # plain help takes half the time, and is ASCII everywhere
     name="edgegen",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -129,7 +129,9 @@ def _top(version: Version = False) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of one command line; entry point of `edgegen` and `python -m edgegen`."""
+    """Run one command line and return its exit code; this is the entry point of `edgegen` and
+    `python -m edgegen`.
+    """
     offline()
     given = list(sys.argv[1:] if arguments is None else arguments)
     code = exit_contract.call(_program, given)
@@ -138,7 +140,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 @functools.cache
 def _command(verbs: typer.Typer) -> Any:
-    """All verbs with their flags: made once a process, which takes longer than a small verb."""
+    """Return all verbs with their flags; they are built once for each process, because that takes
+    longer than a small verb.
+    """
     return typer.main.get_command(verbs)
 
 

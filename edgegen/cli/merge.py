@@ -1,4 +1,4 @@
-"""edgegen merge: an adapted run to a plain one, whose weights hold the adapter."""
+"""edgegen merge: turn an adapted run into a plain one, whose weights hold the adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen models: what ships in the zoo."""
+"""edgegen models: list what ships in the zoo."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def models(json: output.Json = False) -> None:
 
 
 def _novelty(card: dict[str, Any]) -> str:
-    """Nearest-neighbour ratio in pixels and the share of copies; a dash for a card from before it
-    was measured.
+    """Return the nearest-neighbour ratio in pixels and the share of copies; a dash for a card that
+    is older than this measurement.
     """
     if "novelty" not in card:
         return "-"

@@ -23,7 +23,7 @@ _MOVED: dict[str, Mapping[str, str]] = {}
 
 
 def moved(spellings: Mapping[str, str]) -> Callable[[Verb], Verb]:
-    """Says of a verb which flags it had once, and the command line to type instead of each."""
+    """Tell a verb which flags it once had, and the command line to type instead of each."""
 
     def remember(verb: Verb) -> Verb:
         _MOVED[verb.__name__] = spellings
@@ -33,7 +33,7 @@ def moved(spellings: Mapping[str, str]) -> Callable[[Verb], Verb]:
 
 
 class Command(TyperCommand):
-    """A verb that knows its old spellings; main.py makes every verb one."""
+    """Make a verb that knows its old spellings; main.py makes every verb one."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]
         for argument in args[: args.index("--")] if "--" in args else args:

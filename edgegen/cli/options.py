@@ -1,4 +1,4 @@
-"""Flags that several verbs share, and what their values mean."""
+"""Define the flags that several verbs share, and parse their values."""
 
 from __future__ import annotations
 
@@ -124,27 +124,27 @@ LeastRelease = Annotated[
 
 
 def budget_of(text: str) -> float:
-    """The value of --fid-budget as a number."""
+    """Return the value of --fid-budget as a number."""
     return share_of(text, "--fid-budget", "2%")
 
 
 def ruined_of(text: str) -> float:
-    """The value of --max-ruined as a number."""
+    """Return the value of --max-ruined as a number."""
     return share_of(text, "--max-ruined", "0.2%")
 
 
 def moved_of(text: str) -> float:
-    """The value of --max-moved as a number."""
+    """Return the value of --max-moved as a number."""
     return share_of(text, "--max-moved", "5%")
 
 
 def apart_of(text: str) -> float:
-    """The value of --max-apart as a number."""
+    """Return the value of --max-apart as a number."""
     return share_of(text, "--max-apart", "0.5%")
 
 
 def share_of(text: str, flag: str, such_as: str) -> float:
-    """ "2%" or "0.02" -> 0.02; UsageError unless it is above 0 and at most 1."""
+    """Parse "2%" or "0.02" as 0.02. Raises UsageError unless it is above 0 and at most 1."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -158,5 +158,5 @@ def share_of(text: str, flag: str, such_as: str) -> float:
 
 
 def names_of(text: str) -> tuple[str, ...]:
-    """The names in the value of a comma-separated option."""
+    """Return the names in the value of a comma-separated option."""
     return tuple(name.strip() for name in text.split(","))

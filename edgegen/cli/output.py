@@ -1,4 +1,4 @@
-"""What a verb says: one JSON document or text on stdout, progress and tables that fit the
+"""Print what a verb says: one JSON document or text on stdout, progress and tables that fit the
 terminal.
 """
 
@@ -20,7 +20,7 @@ from .streams import styled
 
 SCHEMA_VERSION = 1
 PATIENCE = 2.0  # seconds before anything shows progress
-INTERVAL = 10.0  # seconds between lines where there is no terminal
+INTERVAL = 10.0  # seconds between lines if there is no terminal
 
 Json = Annotated[
     bool,
@@ -33,20 +33,18 @@ _write: Callable[[Mapping[str, Any]], None] | None = None
 
 
 def result(verb: str, data: Mapping[str, Any]) -> None:
-    """With --json, the document of a verb that succeeded; without, nothing. Raises ValueError for
-    NaN.
-    """
+    """Write the document of a verb that succeeded, with --json only. Raises ValueError for NaN."""
     if _write is not None:
         _write({"schema_version": SCHEMA_VERSION, "ok": True, "verb": verb, **data})
 
 
 @contextlib.contextmanager
 def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keeps stdout for one document while the block runs: whatever a library or a verb prints goes
+    """Keep stdout for one document while the block runs: whatever a library or a verb prints goes
     to stderr.
 
-    Yields what writes the document (nothing, if not wanted). Native libraries print past
-    sys.stdout: the descriptor moves.
+    Yields a function that writes the document (or nothing, if it is not wanted). The file
+    descriptor itself is redirected, because native libraries do not print through sys.stdout.
     """
     global _write
     if not wanted:
@@ -58,7 +56,7 @@ def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     last: list[str] = []
 
     def write(data: Mapping[str, Any]) -> None:
-        # a failure after a result replaces it: one true document
+        # a failure after a result replaces it, so that there is one true document
         last[:] = [json.dumps(data, indent=2, allow_nan=False)]
 
     _write = write
@@ -75,8 +73,8 @@ def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """On stdout: lines and colours on a terminal, aligned ASCII columns that never wrap
-    elsewhere.
+    """Print a table on stdout: with lines and colours on a terminal, elsewhere as aligned ASCII
+    columns that never wrap.
     """
     cells = [[escaped(str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
@@ -86,7 +84,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
         shown = Table(*columns)
         for row in cells:
-            # Text: a file name with [brackets] is not markup
+            # Text keeps a file name with [brackets] from being read as markup
             shown.add_row(*(Text(cell) for cell in row))
         Console(file=styled(sys.stdout)).print(shown)
         return
@@ -101,12 +99,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 def progress(
     label: str, total: int | None = None, unit: str = ""
 ) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n); after 2 s stderr shows a bar on a terminal, a plain line now and then
+    """Yield advance(n); after 2 s stderr shows a bar on a terminal, or a plain line now and then
     elsewhere.
 
-    total: how many advances make the whole, None if unknown. unit: of what is counted; then its
-    rate and the time left are shown from the second advance on (a resumed run begins with one for
-    all that is done). The thread that shows ends with the block.
+    `total` is the sum of all advances, None if unknown. `unit` names what is counted; its rate and
+    the time left are shown from the second advance on, because a resumed run begins with one for
+    all that is done. The thread that shows ends with the block.
     """
     show = _Bar(label, total, unit) if sys.stderr.isatty() else _Lines(label, total, unit)
     watcher = threading.Thread(target=show.watch, daemon=True)
@@ -119,13 +117,13 @@ def progress(
 
 
 class _Lines:
-    """`label: 128/512` every 10 s."""
+    """Show `label: 128/512` every 10 s."""
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit, self.done = label, total, unit, 0
         self.over = threading.Event()
         self.start = time.monotonic()
-        self.first: tuple[int, float] | None = None  # what was done at the first advance, and when
+        self.first: tuple[int, float] | None = None  # amount and time at the first advance
 
     def advance(self, n: int) -> None:
         self.done += n
@@ -133,7 +131,7 @@ class _Lines:
             self.first = self.done, time.monotonic()
 
     def rate(self) -> str:
-        """ ", 812 images/s, 95 s left"; nothing before there is one."""
+        """Return ", 812 images/s, 95 s left", or "" before a rate is known."""
         if not self.unit or self.first is None or self.done == self.first[0]:
             return ""
         rate = (self.done - self.first[0]) / max(1e-9, time.monotonic() - self.first[1])
@@ -162,7 +160,7 @@ class _Lines:
 
 
 class _Bar(_Lines):
-    """The same as a moving bar."""
+    """Show the same as a moving bar."""
 
     def watch(self) -> None:
         if self.over.wait(PATIENCE):
@@ -196,12 +194,12 @@ class _Bar(_Lines):
 
 
 def note(line: str) -> None:
-    """One line for people, on stderr."""
+    """Print one line for people on stderr."""
     print(escaped(line), file=sys.stderr)
 
 
 class _Terminal:
-    """The command line as a listener of workflows: notes and progress go to stderr."""
+    """Listen to workflows for the command line: notes and progress go to stderr."""
 
     def note(self, text: str) -> None:
         note(text)

@@ -1,4 +1,4 @@
-"""edgegen photos check: what is in a folder of photos, before anything is trained."""
+"""edgegen photos check: show what is in a folder of photos, before anything is trained."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ..workflows.photos import PhotosReport
 
 NUMBER = re.compile(r"\d+")
-EXAMPLES = 3  # photos that are named for a reason; --json has all
-SHOWN = 20  # groups in the text; --json has all
+EXAMPLES = 3  # photos that are named for each reason; --json has all
+SHOWN = 20  # groups that are printed; --json has all
 SHEET = Path("contact-sheet.png")
-MEANING = {  # of the codes that photos are used with
+MEANING = {  # of the codes of photos that are used
     "W-IMG-TURNED": "turned upright, as its EXIF data says",
     "W-IMG-PROFILE": "its colour profile cannot be used: treated as sRGB",
     "W-IMG-BITS": "12 bits stored in 16: scaled as 12 bits",
@@ -48,7 +48,7 @@ MEANING = {  # of the codes that photos are used with
     "W-META-CAPTIONS": "almost every text belongs to a single photo: these are captions, not "
     "classes",
 }
-COST = {  # of photos that are not square, by what becomes of them
+COST = {  # cost of each fit for photos that are not square
     "pad": "padded: the background fills {mean_cost:.0%} of their area on average and at most "
     "{max_cost:.0%}; --fit crop would cut away as much",
     "crop": "cropped: {mean_cost:.0%} of each photo is cut away on average and at most "
@@ -101,7 +101,7 @@ def check(
 
 
 class _Said:
-    """Notes on stdout: what was understood is this verb's first line."""
+    """Print notes on stdout, because what was understood is this verb's first line."""
 
     def note(self, text: str) -> None:
         print(text, flush=True)
@@ -147,8 +147,8 @@ def _show(report: PhotosReport) -> None:
 
 
 def _by_reason(bad: Sequence[Bad]) -> list[list[object]]:
-    """One row for all photos of one code and one reason, whatever numbers it names; the most
-    first.
+    """Return one row for all photos with the same code and reason, whatever numbers the reason
+    names; the most frequent first.
     """
     groups: dict[tuple[str, str], list[Bad]] = {}
     for photo in bad:

@@ -1,4 +1,4 @@
-"""edgegen plan show: what a plan keeps in full precision, and why."""
+"""edgegen plan show: show what a plan keeps in full precision, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints what an export or verify has proven, for people to read."""
+"""Print what an export or verify has proven, for people to read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = ["runtime", "ms/image", "speed", "FD change", "moved", "PSNR", "ruined", 
 
 
 def show(proof: Proof) -> None:
-    """One row a runtime, and lines that say what the figures are over."""
+    """Print one row for each runtime, and lines that say what the figures refer to."""
     base = proof.full[proof.baseline]
     rows = [
         [f"{name} FP32", f"{t.cpu_ms / t.batch:.2f}", f"{base.cpu_ms / t.cpu_ms:.2f} x"]
@@ -45,7 +45,7 @@ def show(proof: Proof) -> None:
 
 
 def _explain(proof: Proof) -> None:
-    """What the columns are."""
+    """Explain the columns."""
     base, one = proof.full[proof.baseline], proof.judged[0].comparison
     if one.is_counted:
         print(
@@ -83,14 +83,14 @@ def _explain(proof: Proof) -> None:
 
 
 def show_large(judged: Sequence[RuntimeEvidence]) -> None:
-    """A line of each runtime whose full precision is far from the reference."""
+    """Print a line for each runtime whose full precision is far from the reference."""
     for one in judged:
         if one.judgement.is_distance_large:
             print(f"{one.name}: {DISTANCE_IS_LARGE}")
 
 
 def show_second(judged: Sequence[RuntimeEvidence]) -> None:
-    """A line of each runtime, where there was a second judge."""
+    """Print a line for each runtime that a second judge judged."""
     for one in judged:
         if second := one.judgement.gates.second:
             print(
@@ -101,7 +101,9 @@ def show_second(judged: Sequence[RuntimeEvidence]) -> None:
 
 
 def levels(proof: Proof) -> str:
-    """Of the intervals, as the looks that ended each verdict have them; of ruined, its bound."""
+    """Return the levels of the intervals, as of the looks that ended each verdict, and of the bound
+    on ruined pairs.
+    """
     found = {
         f"{j.comparison.look_level:.1%} (ruined: {j.judgement.tail.level:.1%})"
         for j in proof.judged

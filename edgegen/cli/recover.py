@@ -1,4 +1,4 @@
-"""edgegen recover: an adapter that brings INT8 images nearer to full precision."""
+"""edgegen recover: train an adapter that brings INT8 images closer to full precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen report: makes a report's page again from its bench.json."""
+"""edgegen report: make a report's page again from its bench.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgegen sign: signs a bundle with the site's own key, without a network and without a third
+"""edgegen sign: sign a bundle with the owner's own key, without a network and without a third
 party.
 """
 

@@ -1,8 +1,9 @@
-"""Standard output and standard error as they may be: closed, full, a pipe whose reader has gone.
+"""Handle standard output and standard error in any state: closed, full, or a pipe whose reader has
+gone.
 
-None of it ends the work: what a verb says is the last thing it does with its result, so the first
-refusal is remembered, what is said after it goes nowhere, and the exit code tells. And nothing that
-a file, a photo's name or a library puts into a line reaches the terminal as a command to it.
+None of it ends the work. What a verb says is the last thing it does with its result, so the first
+refusal is remembered, later output is dropped, and the exit code tells. Nothing that a file, a
+photo's name or a library puts into a line reaches the terminal as a command to it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import TextIO, cast
 
 from ..errors import ESCAPES, ResourceError
 
-# A line break that is printed ends a line; in a name it is escaped where the name is put in.
+# A printed line break ends a line; one in a name is escaped when the name is inserted.
 _PRINTED = {code: text for code, text in ESCAPES.items() if chr(code) not in "\n\t"}
 
 
 class Stream(io.TextIOBase):
-    """A text stream that never raises OSError and escapes what a terminal would act on."""
+    """Write text without ever raising OSError, and escape what a terminal would interpret."""
 
     def __init__(self, inner: TextIO) -> None:
         self._inner = inner
@@ -32,7 +33,7 @@ class Stream(io.TextIOBase):
         return self.pass_on(text.translate(_PRINTED))
 
     def pass_on(self, text: str) -> int:
-        """As it is."""
+        """Write the text unchanged."""
         self._try(lambda: self._inner.write(text))
         return len(text)
 
@@ -44,10 +45,10 @@ class Stream(io.TextIOBase):
             return
         try:
             act()
-        except (OSError, ValueError) as error:  # ValueError: it was closed
+        except (OSError, ValueError) as error:  # ValueError means that it was closed
             self.refused = error
             with contextlib.suppress(OSError, ValueError):
-                # what is still in the buffer goes there when the process ends
+                # the rest of the buffer goes there when the process ends
                 _lead_nowhere(self._inner.fileno())
 
     def fileno(self) -> int:
@@ -71,7 +72,9 @@ class Stream(io.TextIOBase):
 
 
 class _Styled(Stream):
-    """The same stream for who writes colours and moves the cursor, and escapes what it is given."""
+    """Pass the same stream to a writer of colours and cursor movements, which escapes its own
+    input.
+    """
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream._inner)
@@ -85,14 +88,15 @@ class _Styled(Stream):
 
 
 def styled(stream: TextIO) -> TextIO:
-    """The stream for rich, whose cells and labels are escaped one by one."""
+    """Return the stream for rich, whose cells and labels are escaped one by one."""
     return cast(TextIO, _Styled(stream)) if isinstance(stream, Stream) else stream
 
 
 @contextlib.contextmanager
 def patient() -> Iterator[Callable[[int], int]]:
-    """While the block runs, sys.stdout and sys.stderr are Streams. Yields what makes the exit code
-    of the whole from that of the work.
+    """Replace sys.stdout and sys.stderr by Streams while the block runs.
+
+    Yields a function that computes the exit code of the whole from that of the work.
     """
     _open_missing()
     before = sys.stdout, sys.stderr
@@ -125,8 +129,8 @@ def patient() -> Iterator[Callable[[int], int]]:
 
 
 def _open_missing() -> None:
-    """A descriptor that was closed before we began leads nowhere: else the next file that is opened
-    would be it, and what is printed would end up there.
+    """Let descriptors that were closed at the start lead nowhere: otherwise the next file to be
+    opened would get one of them, and printed text would end up in it.
     """
     for fd in (0, 1, 2):
         try:

@@ -1,4 +1,4 @@
-"""edgegen train: trains a generator on a folder of photos."""
+"""edgegen train: train a generator on a folder of photos."""
 
 from __future__ import annotations
 

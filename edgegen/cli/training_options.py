@@ -1,4 +1,4 @@
-"""Flags that the verbs about training and photos share."""
+"""Define the flags that the verbs about training and photos share."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ OnBad = Annotated[
 
 
 def run_folder(run: Path | None, out: Path | None, sentence: str) -> Path:
-    """The run folder, given as an argument or with -o. Raises UsageError with the sentence unless
-    it is given exactly once.
+    """Return the run folder, given as an argument or with -o. Raises UsageError with the sentence
+    unless it is given exactly once.
     """
     if (run is None) == (out is None):
         raise UsageError("E-USAGE", sentence)
@@ -128,6 +128,6 @@ def run_folder(run: Path | None, out: Path | None, sentence: str) -> Path:
 
 
 def changes_of(changes: list[str] | None, centroids: int | None) -> tuple[str, ...]:
-    """--set and --kde-centroids as changes of a config."""
+    """Return --set and --kde-centroids as changes of a config."""
     kept = [] if centroids is None else ["bank=centroids", f"kde_centroids={centroids}"]
     return (*(changes or []), *kept)

@@ -1,4 +1,4 @@
-"""edgegen verify: checks that a bundle is what was exported and that its evidence holds on this
+"""edgegen verify: check that a bundle is what was exported and that its evidence holds on this
 machine.
 """
 
@@ -161,7 +161,7 @@ def _show(result: VerifyResult) -> None:
 
 
 def _show_images(result: VerifyResult) -> None:
-    """One row a set of images."""
+    """Print one row for each set of images."""
     rows = [
         [
             alike.name,

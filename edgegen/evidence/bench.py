@@ -1,7 +1,7 @@
-"""Latency where machines are shared and noisy: CPU time, candidates interleaved in one run,
-medians. (numpy only)
+"""Measure latency on machines that are shared and noisy: CPU time, candidates interleaved in one
+run, medians. It needs numpy only.
 
-Wall time on such a machine measures its neighbours; CPU time of one thread repeats to a few per
+Wall time on such a machine measures its neighbours; the CPU time of one thread repeats to a few per
 cent.
 """
 
@@ -22,8 +22,8 @@ Feeds = Mapping[str, Sequence[Mapping[str, Array]]]  # graph -> named inputs, ca
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one sampler step, the mean over a trajectory: milliseconds a batch, CPU time and wall
-    time.
+    """Hold the time of one sampler step, the mean over a trajectory, in milliseconds for each
+    batch: CPU time and wall time.
     """
 
     cpu_ms: float  # median
@@ -39,8 +39,8 @@ class Latency:
 
 
 def record(pipeline: Pipeline, seeds: Sequence[int]) -> dict[str, list[dict[str, Array]]]:
-    """What each graph is really asked along the sampler's trajectory: graph -> named inputs, call
-    by call.
+    """Record what each graph is really asked along the sampler's trajectory: graph -> named inputs,
+    call by call.
     """
     seen: dict[str, list[dict[str, Array]]] = {graph: [] for graph in pipeline.call}
 
@@ -57,7 +57,9 @@ def record(pipeline: Pipeline, seeds: Sequence[int]) -> dict[str, list[dict[str,
 
 
 def middle(recorded: Feeds) -> dict[str, list[Mapping[str, Array]]]:
-    """The call in the middle of the trajectory: a step that is like most."""
+    """Return the call in the middle of each graph's trajectory, which stands for the
+    other steps.
+    """
     return {graph: [calls[len(calls) // 2]] for graph, calls in recorded.items()}
 
 
@@ -68,12 +70,12 @@ def latencies(
     rounds: int = 15,
     warm_up: int = 2,
 ) -> dict[str, Latency]:
-    """Time these calls of each candidate in turn, round by round, so that drift of the machine
+    """Time these calls of each candidate in turn, round by round, so that a drift of the machine
     meets all alike.
 
-    As many steps are counted as the graph that is asked most often has calls. Each candidate makes
-    its first calls once more before, not timed: a sampler's steps follow one another, and find no
-    other network in the caches.
+    The number of steps is that of the graph with most calls. Before each timing a candidate repeats
+    its first calls untimed: a sampler's steps follow one another and find no other network in the
+    caches.
     """
     first, steps = (
         {graph: calls[:1] for graph, calls in inputs.items()},
@@ -115,11 +117,11 @@ def slower(
     rounds: int = 15,
     warm_up: int = 2,
 ) -> dict[str, Array]:
-    """Milliseconds of CPU time by which each candidate is slower than `base`, round by round,
-    (rounds,) each.
+    """Return the milliseconds of CPU time by which each candidate is slower than `base`, round by
+    round, (rounds,) each.
 
-    Each is timed beside a call of `base` of its own, in turn before and behind it: neither a drift
-    of the machine nor one bad measurement of `base` counts for all.
+    Each is timed beside a call of `base` of its own, in turn before and behind it, so that neither
+    a drift of the machine nor one bad measurement of `base` counts for all.
     """
     differences: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + rounds):

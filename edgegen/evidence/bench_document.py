@@ -1,4 +1,5 @@
-"""What bench.json holds: schema 1, as pydantic checks it wherever it comes from. (numpy only)
+"""Define the content of bench.json, schema 1, as pydantic checks it wherever it comes from. It
+needs numpy and pydantic only.
 
 The page, the tables and the gates are made from this document and nothing else.
 """
@@ -17,13 +18,15 @@ from ..errors import InputError
 FILE = "bench.json"
 SCHEMA: Literal[1] = 1
 DOCUMENT_BYTES = 64 << 20
-REFERENCE = "the other rows of its bundle are compared with it"  # why of that row
+# `why` of the row that the others are compared with
+REFERENCE = "the other rows of its bundle are compared with it"
 FULL = "fp32"  # precision of the rows that others are compared with
 Word = Annotated[str, Field(min_length=1, max_length=300)]
 Sentence = Annotated[str, Field(max_length=4000)]
 Ms = Annotated[float, Field(ge=0, le=1e12)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 53)]  # what a page's own numbers hold exactly
+# the largest range that JavaScript numbers hold exactly
+Seed = Annotated[int, Field(ge=0, lt=1 << 53)]
 Some = Annotated[int, Field(ge=1, le=10**9)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -36,8 +39,9 @@ class Checked(BaseModel):
 
 
 class Percentiles(Checked):
-    """Milliseconds; null where the rounds were too few to resolve one. p50_low, p50_high: where
-    the median of all rounds lies, at 95 %.
+    """Hold milliseconds; a percentile is null if the rounds were too few to resolve it.
+
+    `p50_low` and `p50_high` are the 95 % interval of the median of all rounds.
     """
 
     p50: Ms
@@ -49,7 +53,7 @@ class Percentiles(Checked):
 
 
 class StagePart(Checked):
-    """One stage of the round with the median time."""
+    """Hold one stage of the round with the median time."""
 
     stage: Word
     calls: Count
@@ -58,14 +62,14 @@ class StagePart(Checked):
 
 
 class RawSamples(Checked):
-    """Milliseconds a batch, round by round."""
+    """Hold milliseconds for each batch, round by round."""
 
     cpu_ms: Annotated[list[Ms], Field(min_length=1, max_length=10**6)]
     wall_ms: Annotated[list[Ms], Field(min_length=1, max_length=10**6)]
 
 
 class BatchLatency(Checked):
-    """From seed to images of 8 bits, of one batch."""
+    """Hold the latency from seed to 8-bit images at one batch size."""
 
     batch: Some
     threads: Some
@@ -74,7 +78,7 @@ class BatchLatency(Checked):
     wall: Percentiles
     images_per_second: Ms
     unstable: bool
-    # fastest FP32 of the bundle over this, round by round: the median and its interval; null where
+    # median and interval of the ratio of the bundle's fastest FP32 to this, round by round; null if
     # one of them is unstable
     speed: Ms | None
     speed_low: Ms | None
@@ -84,7 +88,9 @@ class BatchLatency(Checked):
 
 
 class EnergyFound(Checked):
-    """Of the whole processor or GPU, with what it takes when idle, and for whatever else ran."""
+    """Hold the energy of the whole processor or GPU, including its idle power and whatever else
+    ran.
+    """
 
     meter: Word
     joules_an_image: Ms
@@ -93,14 +99,14 @@ class EnergyFound(Checked):
 
 
 class PeakMemory(Checked):
-    """Of the process, once a batch of that size was made."""
+    """Hold the process's peak memory after a batch of that size was made."""
 
     batch: Some
     bytes: Count
 
 
 class OwnProcess(Checked):
-    """What a process of its own found: loading, the first image, and the most memory."""
+    """Hold what a candidate's own process measured: loading, the first image, and peak memory."""
 
     load_ms: Ms
     first_cpu_ms: Ms
@@ -122,8 +128,10 @@ class WorstSeed(Checked):
 
 
 class PairsHere(Checked):
-    """Pairs of equal seeds that were made here. A PSNR of null says that no pixel differs; an end
-    of its interval of null, that it has none.
+    """Hold the comparison of pairs of equal seeds that were made here.
+
+    A PSNR of null says that no pixel differs; a null end of its interval says that it has no such
+    end.
     """
 
     against: Word
@@ -141,15 +149,16 @@ class PairsHere(Checked):
     ruined_at_most: Share
     ruined_limit: Share
     ruined_state: Literal["within", "outside", "undecided"]
-    ruined_needs: Some  # pairs without a ruined one that show the limit
+    ruined_needs: Some  # number of pairs without a ruined one that shows the limit
     worst_class: WorstClass | None
-    same_pixels: Share  # within one level of 255
+    same_pixels: Share  # share of pixels within one level of 255
     worst_pairs: Annotated[list[WorstSeed], Field(max_length=16)]
 
 
 class HeldVerdict(Checked):
-    """What the bundle's own evidence says; not measured here. change: of the distance, null where
-    it is not counted.
+    """Hold what the bundle's own evidence says; none of it is measured here.
+
+    `change` is that of the distance, null if it is not counted.
     """
 
     state: Literal["within", "outside", "undecided"]
@@ -162,35 +171,38 @@ class HeldVerdict(Checked):
 
 
 class Strip(Checked):
-    """A picture file of the report: images of one size, row by row."""
+    """Describe a picture file of the report: images of one size, row by row."""
 
     file: Annotated[str, Field(pattern=r"^pictures/[a-z]{1,20}-[0-9]{1,4}\.png$")]
     rows: Annotated[int, Field(ge=1, le=16)]
     columns: Annotated[int, Field(ge=1, le=16)]
     height: Annotated[int, Field(ge=1, le=1024)]
     width: Annotated[int, Field(ge=1, le=1024)]
-    reduced: Annotated[int, Field(ge=1, le=1024)]  # how many pixels a side one pixel stands for
+    # pixels a side of the original that one pixel stands for
+    reduced: Annotated[int, Field(ge=1, le=1024)]
 
 
 class BenchedBundle(Checked):
-    """One without hashes was to be made for the bench, and is not there: its rows say why."""
+    """Describe a bundle; one without hashes was to be made for the bench and does not exist, and
+    its rows say why.
+    """
 
     name: Word
     family: Word
     source: Word
     edgegen: Word
     manifest_sha256: Digest | None
-    full_sha256: Digest | None  # of its full precision
+    full_sha256: Digest | None  # of what its full-precision images follow from
     signed_by: Annotated[str, Field(max_length=300)] | None
     image: Annotated[list[Some], Field(min_length=2, max_length=2)] | None  # height and width
-    reference: Word | None  # row that the others are compared with
-    prompt: Sentence | None  # that the text encoder was timed with
+    reference: Word | None  # name of the row that the others are compared with
+    prompt: Sentence | None  # the prompt that the text encoder was timed with
     seeds: Strip | None
-    steps: Some | None = None  # of its sampler
+    steps: Some | None = None  # steps of its sampler
 
 
 class BenchRow(Checked):
-    """One candidate: a bundle on a runtime in a precision."""
+    """Describe one candidate: a bundle on a runtime in a precision."""
 
     bundle: Word
     runtime: Word
@@ -208,11 +220,11 @@ class BenchRow(Checked):
     seeds: Strip | None
     worst: Strip | None
     energy: EnergyFound | None = None
-    peer: Word | None = None  # whose INT8 it is, where that is not edgegen's
+    peer: Word | None = None  # the toolkit that made its INT8, if it is not edgegen
 
     @property
     def label(self) -> str:
-        """Of the candidate within its bundle, such as "openvino INT8"."""
+        """Return the name of the candidate within its bundle, such as "openvino INT8"."""
         by = f"{self.peer} on " if self.peer else ""
         return f"{by}{self.runtime} {self.precision.upper()}"
 
@@ -222,12 +234,12 @@ class BenchRow(Checked):
 
     @property
     def first(self) -> BatchLatency | None:
-        """Of the smallest batch."""
+        """Return the latency of the smallest batch, or None if nothing was timed."""
         return self.latency[0] if self.latency else None
 
 
 class GateFound(Checked):
-    """What one gate says of one row."""
+    """Hold the outcome of one gate for one row."""
 
     row: Word
     gate: Word
@@ -266,29 +278,32 @@ class BenchDocument(Checked):
         return [gate for gate in self.gates if not gate.passed]
 
     def to_bytes(self) -> bytes:
-        """The file."""
+        """Return the bytes of the file."""
         return to_json(self.model_dump())
 
     def compared(self, latency: BatchLatency) -> Percentiles:
-        """In the clock that rows are compared by."""
+        """Return the percentiles in the clock that rows are compared by."""
         return latency.cpu if self.compared_by == "cpu" else latency.wall
 
     def samples(self, latency: BatchLatency) -> list[float]:
-        """In the same clock."""
+        """Return the samples in the clock that rows are compared by."""
         raw = latency.samples
         return raw.cpu_ms if self.compared_by == "cpu" else raw.wall_ms
 
     def bundle(self, name: str) -> BenchedBundle:
-        """Of that name."""
+        """Return the bundle of that name."""
         return next(one for one in self.bundles if one.name == name)
 
     def of(self, bundle: str) -> list[BenchRow]:
-        """The rows of a bundle."""
+        """Return the rows of a bundle."""
         return [row for row in self.rows if row.bundle == bundle]
 
 
 def read_document(folder: Path) -> BenchDocument:
-    """Of a report's folder. InputError for one without, and for a file that is none."""
+    """Read the document in a report's folder.
+
+    Raises InputError if the folder has none, or the file is not valid.
+    """
     path = folder / FILE
     if not path.is_file():
         raise InputError(

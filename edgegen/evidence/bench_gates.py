@@ -1,5 +1,5 @@
-"""What a row of a bench must keep to, as a file of gates says: for a pipeline that has to stop.
-(numpy only)
+"""Check the rows of a bench against a file of gates, for a pipeline that has to stop. It needs
+numpy only.
 
     min_psnr_db = 35            # of the pairs made here, over all pixels
     max_ruined = 0.002          # the upper limit of the share of ruined pairs
@@ -10,8 +10,8 @@
     [runtimes.openvino]         # for that runtime, in the place of the same keys above
     max_cpu_ms = 10
 
-Gates hold what is not full precision. A row that failed, or is too unstable to have a latency,
-passes none; one that was skipped is asked only by the table of its runtime.
+Gates apply to rows that are not full precision. A failed row passes none, and an unstable one none
+of those on latency; a skipped row is checked only by the table of its runtime.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Limit = float | str
 
 @dataclass(frozen=True)
 class Outcome:
-    """found: in words."""
+    """Hold the outcome of a gate; `found` says in words what was measured."""
 
     passed: bool
     found: str
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BenchGates:
-    """Limits by key: of every runtime, and of one by its name."""
+    """Hold limits by key: those of every runtime, and those of single runtimes by name."""
 
     every: Mapping[str, Limit]
     by_runtime: Mapping[str, Mapping[str, Limit]]
@@ -53,7 +53,10 @@ class BenchGates:
 
 
 def read_gates(path: Path, runtimes: Collection[str]) -> BenchGates:
-    """Of a TOML file. InputError names the key that is unknown or has a value that is no limit."""
+    """Read gates from a TOML file.
+
+    Raises InputError, which names the key, for an unknown key or a value that is no limit.
+    """
     data = read_bytes(path, GATES_BYTES, "E-GATES")
     try:
         found = tomllib.loads(data.decode())
@@ -102,7 +105,9 @@ def _near(word: str, known: Collection[str]) -> str:
 
 
 def held_to(rows: Collection[BenchRow], gates: BenchGates) -> list[GateFound]:
-    """What each gate says of each row that it holds; a gate that holds none fails."""
+    """Return the outcome of each gate for each row that it applies to; a gate that applies to no
+    row fails.
+    """
     found = list(_of_rows(rows, gates))
     measured = {row.runtime for row in rows if row.precision != FULL}
     for name, limits in gates.by_runtime.items():

@@ -1,4 +1,4 @@
-"""Rows of a bench against other toolkits' rows of the same graphs. (numpy only)"""
+"""Compare the rows of a bench with other toolkits' rows of the same graphs. It needs numpy only."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from .image_latency import median_interval, ratios
 
 
 def is_undamaged(row: BenchRow) -> bool:
-    """Whether there are pairs, and they show no damage."""
+    """Return whether the row has pairs and they show no damage."""
     found = row.quality
     return row.state in ("within", "undecided") and found is not None and not found.ruined
 
 
 def is_sound(row: BenchRow) -> bool:
-    """Whether it has a time to compare besides."""
+    """Return whether the row is undamaged and also has a time to compare."""
     return is_undamaged(row) and row.first is not None and not row.first.unstable
 
 
 def own_rows(document: BenchDocument, bundle: str) -> list[BenchRow]:
-    """edgegen's, that are not full precision."""
+    """Return edgegen's own rows of the bundle that are not full precision."""
     return [row for row in document.of(bundle) if row.precision != FULL and not row.peer]
 
 
 def fastest_peer(document: BenchDocument, bundle: str) -> BenchRow | None:
-    """Of those whose pairs show no damage; None where no other toolkit has one."""
+    """Return the fastest row of another toolkit whose pairs show no damage, or None."""
     timed = [
         (document.compared(row.first).p50, number, row)
         for number, row in enumerate(document.of(bundle))
@@ -34,7 +34,9 @@ def fastest_peer(document: BenchDocument, bundle: str) -> BenchRow | None:
 
 
 def times_as_fast(document: BenchDocument, row: BenchRow, other: BenchRow) -> Interval | None:
-    """How many times as fast a row is as another, round by round; None where one has no time."""
+    """Return how many times as fast a row is as another, compared round by round; None if either
+    has no stable time.
+    """
     if row.first is None or other.first is None or row.first.unstable or other.first.unstable:
         return None
     found = ratios(document.samples(other.first), document.samples(row.first))
@@ -42,8 +44,8 @@ def times_as_fast(document: BenchDocument, row: BenchRow, other: BenchRow) -> In
 
 
 def peers_in_words(document: BenchDocument, bundle: str) -> str:
-    """How edgegen's fastest sound row does against the other toolkits; nothing where there were
-    none.
+    """Say how edgegen's fastest sound row compares with the other toolkits; "" if none was
+    measured.
     """
     peers = [row for row in document.of(bundle) if row.peer]
     if not any(row.state != "skipped" for row in peers):

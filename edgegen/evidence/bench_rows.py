@@ -1,4 +1,4 @@
-"""What was measured as rows of the document. (numpy only)"""
+"""Turn measurements into rows of the document. It needs numpy only."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ NO_PAIRS = "no full precision of its bundle runs here: no pairs were made"
 def latency_of(
     samples: Sequence[ImageSample], batch: int, threads: int, kind: Kind
 ) -> BatchLatency:
-    """Of one candidate at one batch; its speed follows from all rows. kind: the clock that rows
-    are compared by.
+    """Return the latency of one candidate at one batch size, without its speed, which depends on
+    all rows.
+
+    `kind` is the clock that rows are compared by.
     """
     cpu, wall = times(samples, "cpu"), times(samples, "wall")
     compared = cpu if kind == "cpu" else wall
@@ -66,8 +68,10 @@ def _percentiles(samples: Sequence[float]) -> Percentiles:
 
 
 def with_speeds(document: BenchDocument) -> BenchDocument:
-    """Each latency against the fastest full precision of its bundle at the same batch, round by
-    round, so that a drift of the machine cancels; where neither is unstable.
+    """Return the document with each latency compared with the fastest full precision of its bundle
+    at the same batch, round by round, so that a drift of the machine cancels.
+
+    Unstable latencies get no speed.
     """
     rows = [_sped(document, row) for row in document.rows]
     return document.model_copy(update={"rows": rows})
@@ -93,7 +97,7 @@ def _sped(document: BenchDocument, row: BenchRow) -> BenchRow:
 
 
 def state_and_why(found: PairsHere | None, is_full: bool) -> tuple[RowState, str]:
-    """Of a row that was measured, by the pairs that were made of it."""
+    """Return the state of a measured row, and why, from the pairs that were made of it."""
     if found is None:
         return "undecided", NO_PAIRS
     if is_full:
@@ -106,7 +110,7 @@ def state_and_why(found: PairsHere | None, is_full: bool) -> tuple[RowState, str
 
 
 def _reasons(found: PairsHere) -> list[tuple[RowState, str]]:
-    """Each gate's state, and what it says where that is not within."""
+    """Return each gate's state and the sentence that explains it."""
     psnr = "equal" if found.psnr_db is None else f"{found.psnr_db:.1f} dB"
     low = "" if found.psnr_low_db is None else f", at least {found.psnr_low_db:.1f} dB,"
     reasons: list[tuple[RowState, str]] = [

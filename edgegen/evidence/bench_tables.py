@@ -1,4 +1,4 @@
-"""The rows of a bench as CSV, and as Markdown for a pull request. (numpy only)"""
+"""Write the rows of a bench as CSV, and as Markdown for a pull request. It needs numpy only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .bench_peers import peers_in_words
 from .pareto import charts, in_words
 
 Cells = Mapping[str, object]
-# letters that Markdown, or a spreadsheet, would act on
+# characters that Markdown or a spreadsheet would interpret
 MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|~"})
 UNSIGNED = "unsigned: as its maker says"
 FORMULA = ("=", "+", "-", "@")
 
 
 def csv_bytes(document: BenchDocument) -> bytes:
-    """One line a row, with the numbers as bench.json has them."""
+    """Return CSV with one line for each row, with the numbers as in bench.json."""
     lines = [_line(document, row) for row in document.rows]
     columns = dict.fromkeys(name for line in lines for name in line)
     out = io.StringIO()
@@ -32,7 +32,9 @@ def csv_bytes(document: BenchDocument) -> bytes:
 
 
 def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets a quote before it."""
+    """Return the value of a CSV cell; a text that a spreadsheet would take for a formula gets a
+    quote before it.
+    """
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -95,7 +97,7 @@ def _line(document: BenchDocument, row: BenchRow) -> Cells:
 
 
 def headings(document: BenchDocument) -> list[str]:
-    """Of `cells`."""
+    """Return the headings of `cells`."""
     kind = "CPU" if document.compared_by == "cpu" else "wall"
     return [
         "bundle",
@@ -112,7 +114,9 @@ def headings(document: BenchDocument) -> list[str]:
 
 
 def cells(document: BenchDocument, row: BenchRow) -> list[str]:
-    """A row for people: of the smallest batch, and images a second of the largest."""
+    """Return a row's cells for people: the latency of the smallest batch, and the images per second
+    of the largest.
+    """
     first, quality = row.first, row.quality
     return [
         row.bundle,
@@ -129,7 +133,7 @@ def cells(document: BenchDocument, row: BenchRow) -> list[str]:
 
 
 def reasons(document: BenchDocument) -> list[str]:
-    """Why rows are in their state, each reason once."""
+    """Say why rows are in their state, each reason once."""
     rows: dict[str, list[str]] = {}
     for row in document.rows:
         if row.why and row.why != REFERENCE:
@@ -146,7 +150,7 @@ def decibels(value: float | None) -> str:
 
 
 def verdict_words(verdict: HeldVerdict) -> str:
-    """What a bundle's evidence says, who vouches, and by what it was judged."""
+    """Say what a bundle's evidence concludes, who vouches for it, and by what it was judged."""
     said = "distance not counted"
     if verdict.change is not None:
         said = f"FD {verdict.change:+.2%}"
@@ -158,7 +162,9 @@ def verdict_words(verdict: HeldVerdict) -> str:
 
 
 def markdown_bytes(document: BenchDocument) -> bytes:
-    """A table, who dominates whom, and the gates."""
+    """Return the table of rows, which rows dominate which, the other toolkits and the gates as
+    Markdown.
+    """
     names, machine = headings(document), document.machine
     latency = next((row.first for row in document.rows if row.first), None)
     lines = [

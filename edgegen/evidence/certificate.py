@@ -1,5 +1,5 @@
-"""A bundle's evidence as one page for a quality engineer: self-contained, made from the manifest
-and the worst pairs, so that it says nothing else. (numpy only)
+"""Write a bundle's evidence as one self-contained page for a quality engineer, made from the
+manifest and the worst pairs alone, so that it cannot say anything else. It needs numpy only.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ pre{background:#eef1f4;padding:12px;white-space:pre-wrap;font-size:13px}
 
 
 def page(about: Mapping[str, Any], worst: Mapping[str, np.ndarray]) -> bytes:
-    """HTML in UTF-8. about: the manifest but for its files; worst: the worst pairs of each runtime,
-    (n, 2, h, w, 3) uint8, full precision first.
+    """Return the page as HTML in UTF-8.
+
+    `about` is the manifest without its files; `worst` holds the worst pairs of each runtime, (n, 2,
+    h, w, 3) uint8, full precision first.
     """
     evidence = about["evidence"]
     found: Mapping[str, Any] = evidence["runtimes"]
@@ -157,7 +159,7 @@ def _runtime(name: str, one: Mapping[str, Any], worst: np.ndarray) -> Iterator[s
 
 
 def _gates(one: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> Rows:
-    """What each gate found, at which level, and what it says."""
+    """Return the rows of the gates: what each found, the level at which it holds, and its state."""
     gates, tail = one["gates"], one["gates"]["ruined"]
     psnr = gates["psnr"]
     found = [
@@ -186,14 +188,14 @@ def _gates(one: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> Rows
 
 
 def _distance(one: Mapping[str, Any]) -> str:
-    """Its change where it decides."""
+    """Describe the change of the distance, or why there is none."""
     if one["change"]["value"] is None:
         return "none: no reference was asked for, or there are too few pairs for it"
     return f"{_interval(one['change'])} of {one['distance_full']['value']:.1f}"
 
 
 def _power(one: Mapping[str, Any]) -> str:
-    """The smallest damage that would have been seen in eight of ten such tests."""
+    """Say which damage the test would have found in eight of ten repetitions, at least."""
     change, level, tail = one["change"], one["look_level"], one["gates"]["ruined"]
     normal, what = NormalDist(), "the distance"
     if one["verdict"] == NOT_COUNTED:
@@ -279,7 +281,7 @@ def _again(about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _exactly(share: float) -> str:
-    """In percent, with as many digits as somebody said."""
+    """Write a share in percent with as many digits as it was given with."""
     return f"{100 * share:.10g}%"
 
 

@@ -1,5 +1,5 @@
-"""Each class by itself: a mean over all classes hides one that INT8 has spoilt. (numpy only,
-float64)
+"""Judge each class by itself, because a mean over all classes hides one that INT8 has spoilt. It
+needs numpy only and computes in float64.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from .distances import Float64, Floats, Moments
 from .intervals import Estimate, distance_change, estimate
 from .limits import skewed_interval
 
-NAMES = "class_names"  # of a source's data
+NAMES = "class_names"  # key of a manifest's source data
 LONGEST = 64  # characters of a name
-MOST = 32  # groups; a generator with more labels has several in each
-FEWEST = 10  # pairs of a group that an interval is made of
+MOST = 32  # most groups; a generator with more labels has several in each
+FEWEST = 10  # least pairs of a group that an interval is computed from
 
 
 @dataclass(frozen=True)
 class Group:
-    """One label, or several in a row."""
+    """Hold one label, or several consecutive ones."""
 
     first: int
     last: int
     name: str
 
     def of(self, labels: np.ndarray) -> np.ndarray:
-        """Which of these labels are the group's, (n,) bool."""
+        """Return which of these labels belong to the group, (n,) bool."""
         found: np.ndarray = (labels >= self.first) & (labels <= self.last)
         return found
 
 
 def class_names(source: Mapping[str, Any], latent: Latent, first_seed: int) -> tuple[str, ...]:
-    """Of the labels or prompts that go round with seeds of that one's use. Labels have names where
-    a manifest's source has public data and says them, else numbers.
+    """Return the names of the labels or prompts that seeds of that use take in turn.
+
+    Labels have the names that a manifest's source gives for public data, else numbers.
     """
     own = latent.names(first_seed)
     if latent.prompts is not None:
@@ -57,9 +58,11 @@ def class_names(source: Mapping[str, Any], latent: Latent, first_seed: int) -> t
 
 
 def groups(names: Sequence[str], pairs: int | None = None) -> list[Group]:
-    """All labels, by the names of those that are not several in one group, in MOST groups at most;
-    none for a generator without labels or with one. pairs: that there will be, labels going round;
-    of few, so many labels are in one group that each has FEWEST.
+    """Divide all labels into at most MOST groups; none for a generator with fewer than
+    two labels.
+
+    `pairs` is the number of pairs that there will be, with labels in turn; if they are few, so many
+    labels share a group that each group has FEWEST.
     """
     if len(names) < 2:
         return []
@@ -77,12 +80,12 @@ def groups(names: Sequence[str], pairs: int | None = None) -> list[Group]:
 
 @dataclass(frozen=True)
 class ClassFound:
-    """What is said of one group: its error and its part in the change of the distance."""
+    """Hold the error of one group and its part in the change of the distance."""
 
     group: Group
     pairs: int
     error: AtMost  # mean squared error, in units of the full range
-    # of the distance, were this group alone in INT8; None where it is not counted
+    # change of the distance if only this group were in INT8; None if the distance is not counted
     change: Verdict | None
 
     @property
@@ -95,7 +98,7 @@ class ClassFound:
         return together([self.error.state, *([self.change.state] if self.change else [])])
 
     def to_json(self) -> dict[str, Any]:
-        """A PSNR of null says that no pixel differs."""
+        """Return the manifest's form, in which a PSNR of null says that no pixel differs."""
         change = self.change.change if self.change else None
         return {
             "class": self.group.name,
@@ -109,17 +112,19 @@ class ClassFound:
 
 @dataclass(frozen=True)
 class Demands:
-    """What each group has to keep to, all groups together at `level`."""
+    """Hold the limits of each group; all groups together hold at `level`."""
 
-    error: float  # mean squared, at most
-    change: float  # of the distance, either way
+    error: float  # largest mean squared error
+    change: float  # largest relative change of the distance, up or down
     level: float
-    pairs: int | None = None  # that there will be at most
+    pairs: int | None = None  # most pairs that there will be
 
 
 @dataclass(frozen=True)
 class FeaturePairs:
-    """Features (n, k) of both sides, the reference's moments, and what is known of the full one."""
+    """Hold the features (n, k) of both sides, the reference's moments, and the estimate of the full
+    side.
+    """
 
     reference: Moments
     full: Floats
@@ -134,11 +139,11 @@ def judged(
     features: FeaturePairs | None,
     demands: Demands,
 ) -> list[ClassFound]:
-    """Of each group; levels are corrected for the number of groups (Bonferroni), so a group that is
-    named has failed by itself.
+    """Judge each group; levels are corrected for the number of groups (Bonferroni), so a group that
+    is named has failed by itself.
 
-    names: of all labels. labels, errors and features are of the same n pairs; features: None where
-    the distance is not counted.
+    `names` are those of all labels; labels, errors and features belong to the same n pairs.
+    `features` is None if the distance is not counted.
     """
     every = groups(names, demands.pairs)
     return [
@@ -169,7 +174,9 @@ def _group(
 
 
 def error_interval(errors: Float64, level: float) -> Interval:
-    """Of the mean of squared errors; of few, what any images can have."""
+    """Return the interval of the mean of squared errors; for fewer than FEWEST, the range [0, 1]
+    that any images lie in.
+    """
     if len(errors) < FEWEST:
         return Interval(float(errors.mean()) if len(errors) else 0.0, 0.0, 1.0)
     mean = float(errors.mean())
@@ -177,11 +184,13 @@ def error_interval(errors: Float64, level: float) -> Interval:
 
 
 def worst(found: Sequence[ClassFound]) -> ClassFound | None:
-    """The one that is farthest from passing: a failing one, else that of the least PSNR."""
+    """Return the group that is farthest from passing: a failing one, else the one with the least
+    PSNR.
+    """
     order = ("outside", "undecided", "within")
     return min(found, key=lambda one: (order.index(one.state), one.psnr_db), default=None)
 
 
 def decibel(error: float) -> float | None:
-    """A mean squared error as PSNR; None for none, and for what is no number."""
+    """Return a mean squared error as PSNR in dB; None if it is 0, infinite or NaN."""
     return -10 * math.log10(error) if 0 < error < math.inf else None

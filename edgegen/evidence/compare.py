@@ -1,5 +1,5 @@
-"""Is the distance of two pipelines' images the same on the same seeds? Looked at in growing numbers
-until decided. (numpy only)
+"""Compare the distances of two pipelines' images on the same seeds, in growing numbers of pairs
+until it is decided whether they are equal. It needs numpy only.
 """
 
 from __future__ import annotations
@@ -20,55 +20,56 @@ from .intervals import Estimate, distance_change, estimate
 from .looks import LookSchedule, check_first_look, plan_looks
 from .movement import along_main, from_seed_to_seed
 
-Progress = Callable[[int, int], None]  # pairs done, pairs at most
-# what a look says, the level of its interval -> whether that is enough
+Progress = Callable[[int, int], None]  # called with the pairs done and the most pairs
+# called with the verdict of a look and the level of its interval; True ends the comparison
 Settled = Callable[[Verdict, float], bool]
-NOT_COUNTED = "not counted"  # in place of a state, where the distance decides nothing
+NOT_COUNTED = "not counted"  # stands in place of a state where the distance decides nothing
 UNKNOWN = Estimate(math.nan, np.zeros(2))
 
 
 def number(value: float) -> float | None:
-    """For JSON: None for what is infinite or none."""
+    """Return the value for JSON: None if it is infinite or NaN."""
     return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one pipeline's images are worth against full precision; distances are squared Frechet
-    distances after projection.
+    """Hold what one pipeline's images are worth against full precision; distances are squared
+    Frechet distances after projection.
     """
 
     # its interval holds at `look_level`, so that all looks together hold at `level`
     verdict: Verdict
-    distance_full: Interval  # to the reference, corrected for the number of samples, at `level`
+    # distance to the reference, corrected for the number of samples, at `level`
+    distance_full: Interval
     distance_other: Interval
-    distance_between: float  # of the two sets; 0 for equal images
-    # of the mean squared error over all pixels of all pairs; infinite for equal images
+    distance_between: float  # distance between the two sets; 0 for equal images
+    # PSNR of the mean squared error over all pixels of all pairs; infinite for equal images
     psnr_db: float
     psnr_median_db: float  # median over pairs
     images: int  # pairs
     first_seed: int
     features: str
-    size: int  # pixels a side the features were taken at
-    reference: str | None  # None where none is counted
+    size: int  # pixels a side that the features were computed at
+    reference: str | None  # None if no distance to a reference is counted
     reference_sha256: str | None
-    # whether what its own number of images adds to a distance was taken off
+    # whether the distance is corrected for the reference's own number of images
     is_reference_corrected: bool | None
-    looks: tuple[int, ...]  # pairs at each look taken
+    looks: tuple[int, ...]  # pairs at each look that was taken
     level: float
     look_level: float
-    # mean square of features from one seed to another, which distances are measured against
+    # mean square of features between two seeds, which distances are compared with
     seed_to_seed: float
-    features_sha256: str | None = None  # where no reference names them
+    features_sha256: str | None = None  # hash of the feature network, if no reference names it
 
     @property
     def is_counted(self) -> bool:
-        """Whether the distance to a reference decides; else there is none."""
+        """Return whether the distance to a reference decides; if not, there is none."""
         return self.reference is not None
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form; a PSNR of null says that no pixel differs, a distance of null that
-        there is none.
+        """Return the manifest's form; a PSNR of null says that no pixel differs, a distance of null
+        that there is none.
         """
 
         def interval(i: Interval) -> dict[str, float | None]:
@@ -102,7 +103,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class DistanceLook:
-    """What `count` pairs say about the distance, at the level of this look."""
+    """Hold what `count` pairs say about the distance, at the level of this look."""
 
     count: int
     level: float
@@ -110,20 +111,20 @@ class DistanceLook:
     full: Estimate
     other: Estimate
     projected: Array  # the other side's features (count, k)
-    # both sides' features that the distance between the sets is taken over
+    # features of both sides over which the distance between the sets is computed
     between: tuple[Floats, Floats]
 
     @property
     def is_counted(self) -> bool:
-        """Whether there is a distance to a reference, which then decides."""
+        """Return whether there is a distance to a reference, which then decides."""
         return self.full is not UNKNOWN
 
 
 class Pairs:
-    """Pairs of images as they are made, from the first seed on: errors of all, features of the
-    first `featured`.
+    """Make pairs of images from the first seed on, with the errors of all and the features of those
+    that asked for them.
 
-    see: is shown all that is made, run by run.
+    `see` is called with all that is made, run by run.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Pairs:
 
     @property
     def errors(self) -> Float64:
-        """Mean squared error of each pair, (n,), in units of the full range."""
+        """Return the mean squared error of each pair, (n,), in units of the full range."""
         return np.array(self._errors)
 
     def extend(
@@ -163,12 +164,16 @@ class Pairs:
                 progress(len(self), most or count)
 
     def seen_by_second(self, count: int) -> Array:
-        """The second judge's features of the other side's first `count` images, (count, dim)."""
+        """Return the second judge's features of the other side's first `count` images, (count,
+        dim).
+        """
         return np.stack(self._second[:count])
 
     def look(self, count: int, level: float, budget: float) -> DistanceLook:
-        """At the first `count` pairs, all with features. EdgegenError E-FID-SCALE where there is a
-        reference and no relative change of the distance to it.
+        """Look at the first `count` pairs, which must all have features.
+
+        Raises EdgegenError E-FID-SCALE if there is a reference but the distance to it is too small
+        for a relative change.
         """
         mine, projected = self.full.projected(count), np.stack(self._projected[:count])
         if self.full.reference is None:
@@ -183,7 +188,7 @@ class Pairs:
     def looks(
         self, when: LookSchedule, budget: float, progress: Progress | None = None
     ) -> Iterator[DistanceLook]:
-        """One after the other; whoever has seen enough takes no more."""
+        """Yield one look after the other, with more pairs each time, until the caller stops."""
         for count, level in plan_looks(when.first, when.maximum, when.level):
             self.extend(count, progress=progress, most=when.maximum)
             try:
@@ -196,7 +201,7 @@ class Pairs:
 
 
 def decided(verdict: Verdict, look_level: float) -> bool:
-    """When a comparison that is to be published ends."""
+    """End a comparison when its verdict is decided; this is the rule for published ones."""
     return verdict.state != "undecided"
 
 
@@ -208,12 +213,12 @@ def compare(
     progress: Progress | None = None,
     settled: Settled = decided,
 ) -> Comparison:
-    """Paired images from growing runs of seeds until the change of the distance is within or
-    outside +-budget, or at the last look.
+    """Compare paired images from growing runs of seeds until the change of the distance is within
+    or outside +-budget, or at the last look.
 
-    budget: fraction of the full-precision distance, such as 0.02. settled: another reason to end
-    than a verdict. Raises GateFailed when an image of `other` is not finite, UsageError when the
-    first look is too small for the reference's projection.
+    `budget` is a fraction of the full-precision distance, such as 0.02. `settled` may end it for
+    another reason than a verdict. Raises GateFailed if an image of `other` is not finite,
+    UsageError if there is no reference or the first look is too small for its projection.
     """
     when = when or LookSchedule()
     if full.reference is None:
@@ -227,7 +232,7 @@ def compare(
 
 
 def comparison(pairs: Pairs, look: DistanceLook, when: LookSchedule) -> Comparison:
-    """What is said of the look that a comparison ended with."""
+    """Return the comparison from the look that it ended with."""
     full, count, stored = pairs.full, look.count, pairs.full.reference
     psnr = PairedPsnr.of(pairs.errors[:count])
     return Comparison(

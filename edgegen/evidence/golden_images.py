@@ -1,5 +1,5 @@
-"""The images an export made: against them a device without torch shows that it makes the same.
-(numpy only)
+"""Keep the images that an export made, so that a device without torch can show that it makes the
+same. It needs numpy only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from .parity import PIXEL_LIMIT, same_pixels
 
 FILE = "evidence/images.safetensors"
 MOST = 1000  # images of a set
-FULL = "fp32"  # name of the full-precision images; INT8 images go by their runtime's name
+FULL = "fp32"  # name of the full-precision images; INT8 images have their runtime's name
 
 
 @dataclass(frozen=True)
 class Kept:
-    """first_seed: of the first image; sets: (n, h, w, 3) uint8 by name, all of the same n seeds."""
+    """Hold the first seed and the sets of images by name, (n, h, w, 3) uint8, all of the same n
+    seeds.
+    """
 
     first_seed: int
     sets: Mapping[str, np.ndarray]
@@ -36,18 +38,18 @@ class Kept:
 
 @dataclass(frozen=True)
 class Alike:
-    """One set of images made here against the one made there."""
+    """Compare one set of images made here with the one made by the export."""
 
     name: str
-    share: float  # of pixel values within one level of 255
+    share: float  # share of pixel values within one level of 255
     psnr_db: float  # infinite when no pixel differs
-    # INT8: what quantization itself cost there; a machine that adds more computes something else. 0
-    # for FP32
+    # for INT8, the PSNR of the export's INT8 images to full precision: a machine that differs by
+    # more computes something else; 0 for FP32
     least_db: float
     same: bool
 
     def to_json(self) -> JsonObject:
-        """A psnr_db of null says that no pixel differs."""
+        """Return the JSON form, in which a psnr_db of null says that no pixel differs."""
         shown = self.psnr_db if math.isfinite(self.psnr_db) else None
         least = self.least_db if math.isfinite(self.least_db) else None
         return {
@@ -59,7 +61,7 @@ class Alike:
 
 
 def to_bytes(golden: Kept) -> bytes:
-    """The file's bytes."""
+    """Return the bytes of the file."""
     from safetensors.numpy import save
 
     return save(
@@ -69,7 +71,9 @@ def to_bytes(golden: Kept) -> bytes:
 
 
 def parsed(data: bytes, path: Path) -> Kept:
-    """TrustError for bytes, read from `path`, that edgegen did not write."""
+    """Read the kept images. Raises TrustError for bytes, read from `path`, that edgegen did not
+    write.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -98,14 +102,18 @@ def parsed(data: bytes, path: Path) -> Kept:
 
 
 def full(golden: Kept, runtime: str, images: np.ndarray) -> Alike:
-    """FP32 images of a runtime here: nearly all pixels within one level."""
+    """Compare FP32 images made by a runtime here: they are the same if nearly all pixels lie within
+    one level.
+    """
     share, psnr = _near(golden.sets[FULL], images)
     return Alike(f"{runtime} FP32", share, psnr, 0.0, share >= PIXEL_LIMIT)
 
 
 def int8(golden: Kept, runtime: str, images: np.ndarray) -> Alike:
-    """INT8 images here: nearer to those made there than those are to full precision. TrustError if
-    none were kept.
+    """Compare INT8 images made here: they are the same if they are closer to those of the export
+    than those are to full precision.
+
+    Raises TrustError if the export kept none.
     """
     if runtime not in golden.sets:
         raise TrustError(

@@ -1,7 +1,8 @@
-"""What a user waits for: from a seed, or a prompt, to images of 8 bits. (numpy only)
+"""Measure what a user waits for: the time from a seed, or a prompt, to 8-bit images. It needs numpy
+only.
 
-All candidates are timed in turn, round by round, in CPU time and wall time; every sample is kept.
-A round is divided into stages whose parts add up to the whole.
+All candidates are timed in turn, round by round, in CPU time and wall time; every sample is kept. A
+round is divided into stages whose parts add up to the whole.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from ..core.verdict import Interval
 from .shares import at_most
 
 TEXT, CONVERSION, REST = "text encoder", "conversion to 8 bits", "sampler and noise"
-GRAPH = "graph "  # before the name of one, so that no graph is taken for another stage
-UNSTABLE = 0.10  # of the median: a wider interval of it says too little
-LEVEL = 0.95  # of that interval
+GRAPH = "graph "  # put before a graph's name, so that no graph is taken for another stage
+UNSTABLE = 0.10  # width of the median's interval over the median, above which it says too little
+LEVEL = 0.95  # level of that interval
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 Kind = Literal["cpu", "wall"]
 P = ParamSpec("P")
@@ -32,7 +33,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds of this process's CPU time, and of the day."""
+    """Give the seconds of this process's CPU time, and of wall time."""
 
     cpu: Callable[[], float] = time.process_time
     wall: Callable[[], float] = time.perf_counter
@@ -40,7 +41,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Spent:
-    """Milliseconds, and how many calls they were."""
+    """Hold milliseconds, and the number of calls that they took."""
 
     cpu_ms: float
     wall_ms: float
@@ -49,7 +50,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class ImageSample:
-    """One round of one candidate: the whole, and its stages, which add up to it."""
+    """Hold one round of one candidate: the whole, and its stages, which add up to it."""
 
     whole: Spent
     stages: Mapping[str, Spent]
@@ -57,21 +58,23 @@ class ImageSample:
 
 @dataclass(frozen=True)
 class ImageMaker:
-    """Who makes a candidate's images. encode: takes a prompt through the text encoder and gives
-    the latent that shows it; None where no text is encoded.
+    """Make a candidate's images.
+
+    `encode` takes a prompt through the text encoder and returns the latent that shows it; None if
+    no text is encoded.
     """
 
     pipeline: Pipeline
     encode: Callable[[], Latent] | None = None
 
     def __call__(self, seeds: Sequence[int]) -> np.ndarray:
-        """Images (n, h, w, 3) uint8, as a user gets them."""
+        """Return images (n, h, w, 3) uint8, as a user gets them."""
         return _Stopwatch(Clock()).images(self, seeds)
 
 
 @dataclass
 class _Stopwatch:
-    """Times one round, and keeps the first inputs of each graph."""
+    """Time one round, and keep the first inputs of each graph."""
 
     clock: Clock
     stages: dict[str, Spent] = field(default_factory=dict)
@@ -110,21 +113,21 @@ class _Stopwatch:
 
 
 class _Timed:
-    """One candidate between its rounds."""
+    """Time one candidate over several rounds."""
 
     def __init__(self, maker: ImageMaker, clock: Clock) -> None:
         self.maker, self.clock = maker, clock
         self.first: Mapping[str, Mapping[str, Array]] = {}
 
     def warm(self) -> None:
-        """The first call of each graph once more, not timed: whoever makes one image after another
-        finds no other network in the caches.
+        """Repeat the first call of each graph untimed: whoever makes one image after another finds
+        no other network in the caches.
         """
         for name, inputs in self.first.items():
             self.maker.pipeline.call[name](**inputs)
 
     def sample(self, seeds: Sequence[int]) -> ImageSample:
-        """One round; to_uint8 refuses images that are not finite."""
+        """Time one round; to_uint8 raises EdgegenError for images that are not finite."""
         watch = _Stopwatch(self.clock)
         whole = _Stopwatch(self.clock)
         whole.timed("whole", watch.images)(self.maker, seeds)
@@ -138,7 +141,7 @@ class _Timed:
 
 @dataclass(frozen=True)
 class ImageTimes:
-    """samples: of each candidate that made all of its images; failed: why another did not."""
+    """Hold the samples of each candidate that made all of its images, and why others failed."""
 
     samples: Mapping[str, Sequence[ImageSample]]
     failed: Mapping[str, str]
@@ -152,9 +155,11 @@ def image_times(
     warm_up: int = 1,
     advance: Callable[[int], object] = lambda _: None,
 ) -> ImageTimes:
-    """Time each candidate in turn, round by round, so that a drift of the machine meets all alike.
-    All make the same images, `seeds` in one batch. One that fails is left out of the rounds to
-    come.
+    """Time each candidate in turn, round by round, so that a drift of the machine meets
+    all alike.
+
+    All make the same images, `seeds` in one batch. A candidate that fails is left out of the rounds
+    that follow.
     """
     running = {name: _Timed(maker, clock or Clock()) for name, maker in makers.items()}
     samples: dict[str, list[ImageSample]] = {name: [] for name in makers}
@@ -164,7 +169,8 @@ def image_times(
             try:
                 timed.warm()
                 sample = timed.sample(seeds)
-            except Exception as error:  # of any runtime: it is this candidate's, and the rest go on
+            # runtimes raise errors of any class; the other candidates go on
+            except Exception as error:
                 failed[name] = in_one_line(error)
                 del running[name]
                 continue
@@ -175,13 +181,13 @@ def image_times(
 
 
 def in_one_line(error: Exception) -> str:
-    """What an exception says, for a table."""
+    """Return what an exception says in one line, for a table."""
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
-    """None where the samples are too few to have one beyond it: 10 resolve the 90th, 1,000 the
-    99.9th.
+    """Return a percentile, or None if the samples are too few to have one beyond it: 10 resolve the
+    90th, 1,000 the 99.9th.
     """
     if len(samples) * (1 - share) < 1 - 1e-9:
         return None
@@ -189,13 +195,16 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
 
 
 def percentiles(samples: Sequence[float]) -> dict[str, float | None]:
-    """By the names of SHARES."""
+    """Return the percentiles by the names of SHARES."""
     return {name: percentile(samples, share) for name, share in SHARES.items()}
 
 
 def median_interval(samples: Sequence[float]) -> Interval:
-    """The median, and between which samples that of all rounds lies, at LEVEL at least: of order
-    statistics, whatever the distribution. Fewer than six rounds have their whole range.
+    """Return the median, and the samples between which the median of all rounds lies with at least
+    LEVEL.
+
+    The interval is of order statistics and holds for any distribution. Fewer than six rounds give
+    their whole range.
     """
     values, number = np.sort(samples), len(samples)
     low, high = 0, number // 2  # samples that may be left out at either end; `high` is too many
@@ -209,28 +218,28 @@ def median_interval(samples: Sequence[float]) -> Interval:
 
 
 def ratios(base: Sequence[float], own: Sequence[float]) -> list[float]:
-    """How many times as fast each round was as the same round of `base`; of rounds that both have,
-    and in which the clock moved.
+    """Return how many times as fast each round was as the same round of `base`, for rounds that
+    both have and in which the clock moved.
     """
     return [a / b for a, b in zip(base, own, strict=False) if b > 0]
 
 
 def is_unstable(samples: Sequence[float]) -> bool:
-    """Whether the median is known so badly that nothing should be compared with it."""
+    """Return whether the median is known so badly that nothing should be compared with it."""
     found = median_interval(samples)
     return not (found.value > 0 and found.high - found.low <= UNSTABLE * found.value)
 
 
 def middle_round(samples: Sequence[ImageSample], kind: Kind) -> ImageSample:
-    """The round with the median time (of an even number, the faster of the two in the middle): its
-    stages are those of a real image, and add up.
+    """Return the round with the median time (of an even number, the faster of the two in the
+    middle): its stages are those of a real image, and add up.
     """
     order = sorted(samples, key=lambda one: times([one], kind)[0])
     return order[(len(order) - 1) // 2]
 
 
 def times(samples: Sequence[ImageSample], kind: Kind) -> list[float]:
-    """Milliseconds of each round."""
+    """Return the milliseconds of each round."""
     if kind == "cpu":
         return [one.whole.cpu_ms for one in samples]
     return [one.whole.wall_ms for one in samples]

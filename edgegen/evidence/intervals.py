@@ -1,12 +1,12 @@
-"""How sure a Frechet distance is, and how sure its change is between two pipelines fed the same
-seeds. (numpy only, float64)
+"""Estimate how sure a Frechet distance is, and how sure its change is between two pipelines with
+the same seeds. It needs numpy only and computes in float64.
 
-The infinitesimal jackknife (Efron 1982): every image's first-order influence on the distance is
-known in closed form, so the variance is a mean of squares, and pairing is a subtraction row by row.
-The second-order term gives the bias from few samples, which is taken off. No resampling, so no seed
-and no Monte-Carlo error; docs/statistics.md compares it with the bootstrap. Intervals are about the
-generators, given this reference: what its own number of images adds to a distance is taken off, but
-that other photos would have given another one does not widen them.
+It is the infinitesimal jackknife (Efron 1982): the first-order influence of every image on the
+distance is known in closed form, so the variance is a mean of squares, and pairing is a subtraction
+row by row. The second-order term gives the bias of few samples, which is subtracted. There is no
+resampling, so no seed and no Monte-Carlo error; docs/statistics.md compares it with the bootstrap.
+Intervals are about the generators, given this reference: the bias from its own number of images is
+subtracted, but they are not wider because other photos would have given another distance.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..errors import EdgegenError
 from .distances import Float64, Floats, Moments, finite, root
 from .limits import skewed_interval, standard_error
 
-FLOOR = 1e-15  # eigenvalues below this fraction of the scale are rounding
+FLOOR = 1e-15  # eigenvalues below this fraction of the scale are rounding errors
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Squared Frechet distance to a reference, corrected for the number of samples, and each
-    image's influence on it (n,).
+    """Hold a squared Frechet distance to a reference, corrected for the number of samples, and each
+    image's influence on it, (n,).
     """
 
     value: float
@@ -35,22 +35,23 @@ class Estimate:
 
     @property
     def error(self) -> float:
-        """Standard error."""
+        """Return the standard error of the distance."""
         return standard_error(self.influence)
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Of the distance itself."""
+        """Return the interval of the distance."""
         return _around(self.value, self.error, level)
 
 
 def estimate(reference: Moments, features: Floats) -> Estimate:
-    """features (n, k), n > k, projected as the reference is. Raises EdgegenError on NaN or too few
-    rows.
+    """Estimate the distance of features (n, k), n > k, projected as the reference is.
 
     S = R^1/2 C R^1/2 = U diag(s) U', C the covariance of the features, R of the reference; c a
     centred row, z = U' R^1/2 c: influence of c: 2 c.(mean gap) + |c|^2 - sum z_i^2 / sqrt(s_i),
     less its mean; bias: (tr C + sum_ij var(z_i z_j) / (2 sqrt(s_i s_j) (sqrt(s_i) + sqrt(s_j)))) /
     n.
+
+    Raises EdgegenError on NaN or too few rows.
     """
     n, k = features.shape
     if n <= k:
@@ -65,7 +66,7 @@ def estimate(reference: Moments, features: Floats) -> Estimate:
         root(reference.cov),
     )
     s, u = np.linalg.eigh(half @ own.cov @ half)
-    # images that are all alike must not divide 0 by 0
+    # keep images that are all alike from dividing 0 by 0
     s = s.clip(FLOOR * max(s[-1], float(np.square(reference.cov).sum())))
     z2, roots = np.square(c @ half @ u), np.sqrt(s)
     value = gap @ gap + np.trace(own.cov) + np.trace(reference.cov) - 2 * roots.sum()
@@ -81,9 +82,10 @@ def estimate(reference: Moments, features: Floats) -> Estimate:
 
 
 def _reference_bias(reference: Moments, roots: Float64) -> float:
-    """What the reference's own number of images adds to a distance: the same second-order term, of
-    an elliptical set of its kurtosis (fourth moments s_i s_j times it, three times on the
-    diagonal). roots: of the eigenvalues s.
+    """Return what the reference's own number of images adds to a distance.
+
+    It is the same second-order term for an elliptical set of its kurtosis (fourth moments s_i s_j
+    times it, three times on the diagonal); `roots` are those of the eigenvalues s.
     """
     heavy = float(reference.kurtosis or 1)
     spread = heavy * np.ones((len(roots), len(roots))) + (2 * heavy - 1) * np.eye(len(roots))
@@ -92,18 +94,18 @@ def _reference_bias(reference: Moments, roots: Float64) -> float:
 
 
 def distance_interval(reference: Moments, features: Floats, level: float = 0.95) -> Interval:
-    """Squared Frechet distance of features (n, k) to the reference, corrected for the number of
-    samples, and its interval.
+    """Return the squared Frechet distance of features (n, k) to the reference, corrected for the
+    number of samples, with its interval.
     """
     return estimate(reference, features).interval(level)
 
 
 def distance_change(full: Estimate, other: Estimate, level: float = 0.95) -> Interval:
-    """(other - full) / full as a signed fraction; row k of both estimates must come from the same
-    seed.
+    """Return the interval of (other - full) / full, a signed fraction; row k of both estimates must
+    come from the same seed.
 
-    Raises EdgegenError when the distance of `full` cannot be told from zero: a fraction of it then
-    means nothing.
+    Raises EdgegenError if the distance of `full` cannot be distinguished from zero, because a
+    fraction of it then means nothing, and ValueError for unequal counts.
     """
     if len(full.influence) != len(other.influence):
         raise ValueError(

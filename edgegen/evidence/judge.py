@@ -1,8 +1,8 @@
-"""Are two pipelines' images equally good, by every gate there is? (numpy only)
+"""Judge by every gate whether two pipelines' images are equally good. It needs numpy only.
 
-A gate guards what the others cannot see: the distance to the reference all images as one, its two
-absolute companions that need no reference, the PSNR each pixel, the classes what only one of them
-suffers, the tail the single image. All have to pass.
+Each gate guards what the others cannot see: the distance to the reference all images as one, its
+two absolute companions the same without a reference, the PSNR each pixel, the classes what only one
+of them suffers, the tail the single image. All have to pass.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .second_judge import SecondFound, found_by_second
 from .shares import ShareLooks
 from .terms import Terms, Trial
 
-# sound pairs that a plan is credited with before it is looked at, and where the worst pair is far
-# from ruined: times those of which one may be ruined
+# Before a plan is looked at, it is credited with these many times the number of pairs of which one
+# may be ruined as sound ones; with the larger number if the worst pair is far from ruined.
 FORESEEN, FORESEEN_CLEAR = 0.8, 4.0
-CLEAR_DB = 30.0  # of the worst pair: it would take three times its error to be ruined
+CLEAR_DB = 30.0  # PSNR of a worst pair that is far from ruined: it would take three times its error
 DISTANCE_IS_LARGE = (
     "full precision itself is so far from the reference that FD says little: the change it lets "
     "pass is more than the two sets may be apart. Moved and apart decide."
 )
-SHOWN = 8  # of the worst pairs, kept as pictures
+SHOWN = 8  # number of worst pairs that are kept as pictures
 
 
 @dataclass(frozen=True)
 class WorstPair:
-    """One seed's two images (h, w, 3) uint8."""
+    """Hold one seed's two images (h, w, 3) uint8."""
 
     seed: int
     psnr_db: float
@@ -53,14 +53,14 @@ class WorstPair:
 
 @dataclass(frozen=True)
 class Tail:
-    """How many pairs anybody would tell apart, of all whose pixels were compared."""
+    """Hold how many pairs anybody could tell apart, of all whose pixels were compared."""
 
     ruined: int
     pairs: int
     share: AtMost  # its upper limit at the look that passed, or at all pairs
-    level: float  # of the upper limit
-    state: State  # within at a look alone; outside whenever the lower limit says so
-    looks: tuple[int, ...]  # pairs at each look taken
+    level: float  # level of the upper limit
+    state: State  # "within" only at a look; "outside" whenever the lower limit says so
+    looks: tuple[int, ...]  # pairs at each look that was taken
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,15 +76,15 @@ class Tail:
 
 @dataclass(frozen=True)
 class GateFindings:
-    """Figures that have to stay below a limit, at the level of the look that a comparison ended
-    with.
+    """Hold the figures that have to stay below a limit, at the level of the look that a comparison
+    ended with.
     """
 
     psnr: AtMost  # mean squared error of all pairs, in units of the full range
     moved: AtMost
     apart: AtMost
     classes: tuple[ClassFound, ...]
-    second: SecondFound | None = None  # None where none was asked
+    second: SecondFound | None = None  # None if no second judge was asked for
 
     @property
     def states(self) -> dict[str, State]:
@@ -97,8 +97,8 @@ class GateFindings:
         }
 
     def chance(self, look: DistanceLook, pairs: int, level: float) -> float:
-        """Probability, given what was seen, that `pairs` fresh ones pass: of the gate that is
-        least likely to.
+        """Return the probability, given what was seen, that `pairs` fresh pairs pass the gate that
+        is least likely to pass.
         """
         gates = [self.psnr, self.moved, self.apart, *(one.error for one in self.classes)]
         gates += [self.second.moved, self.second.apart] if self.second else []
@@ -110,19 +110,19 @@ class GateFindings:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What all gates say of one pipeline's images against full precision."""
+    """Hold what all gates say of one pipeline's images against full precision."""
 
     comparison: Comparison
     gates: GateFindings
     tail: Tail
     terms: Terms
     attempt: int
-    psnr_of_all_db: float  # over all pairs of the tail
+    psnr_of_all_db: float  # PSNR over all pairs of the tail
     worst: tuple[WorstPair, ...]
 
     @property
     def states(self) -> Mapping[str, State]:
-        """Of each gate by its name."""
+        """Return the state of each gate by its name."""
         counted = {"FD": self.comparison.verdict.state} if self.comparison.is_counted else {}
         return {
             **counted,
@@ -132,8 +132,10 @@ class Judgement:
 
     @property
     def state(self) -> State:
-        """Of all gates as one. A mean over the pairs that the tail alone asked for may not
-        contradict what their features were decided on.
+        """Return the state of all gates as one.
+
+        A mean over the pairs that only the tail needed must not contradict the decision on the
+        pairs with features: the state is then undecided.
         """
         found = together(self.states.values())
         low = self.psnr_of_all_db < self.terms.psnr
@@ -141,8 +143,8 @@ class Judgement:
 
     @property
     def is_distance_large(self) -> bool:
-        """Whether full precision itself is so far from the reference that a change within the
-        budget is more than the two sets may be apart: FD then says little.
+        """Return whether full precision itself is so far from the reference that a change within
+        the budget exceeds the limit on the distance of the two sets: FD then says little.
         """
         found, terms = self.comparison, self.terms
         return found.distance_full.value * terms.budget > found.seed_to_seed * terms.apart
@@ -153,13 +155,13 @@ class Judgement:
 
     @property
     def _wanted(self) -> str:
-        """What the tail would need to say anything, where it was given too few pairs for that."""
+        """Return what the tail would need to decide, if it had too few pairs for that, else ""."""
         first = self.terms.tail_looks(self.comparison.level).first
         enough = self.terms.pixel_pairs >= first
         return "" if enough else f"; {first} pairs without one would say so"
 
     def failures(self) -> list[str]:
-        """A clause for each gate that is not passed."""
+        """Return a clause for each gate that is not passed."""
         terms, gates = self.terms, self.gates
         said = {
             "FD": str(self.comparison.verdict),
@@ -177,7 +179,7 @@ class Judgement:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form: what a comparison says, and each gate beside it."""
+        """Return the manifest's form: the comparison, and each gate beside it."""
         error, second = self.gates.psnr.figure, self.gates.second
         return {
             **self.comparison.to_json(),
@@ -208,21 +210,19 @@ class Judgement:
 
 
 class Noted:
-    """What is noted of every pair as it is made: whether it is ruined, and the worst as they
-    are.
-    """
+    """Note of every pair as it is made whether it is ruined, and keep the worst pairs."""
 
     def __init__(self, full: FullSide) -> None:
         self.full = full
         self.ruined: list[bool] = []
-        self._worst: list[tuple[float, int, WorstPair]] = []  # a heap, the least bad first
+        self._worst: list[tuple[float, int, WorstPair]] = []  # a heap with the least bad pair first
 
     def __call__(self, made: Pictured, errors: Float64) -> None:
         flags = ruined(made.full, made.other)
         self.ruined.extend(flags.tolist())
         for k, error in enumerate(errors.tolist()):
             seed = self.full.start + made.part.start + k
-            # ruined ones first, then by error; equal ones by seed
+            # ruined pairs first, then by error; equal ones by seed
             bad = (error + bool(flags[k]), -seed)
             if len(self._worst) == SHOWN and bad <= self._worst[0][:2]:
                 continue
@@ -243,11 +243,11 @@ def judge(
     trial: Trial,
     progress: Progress | None = None,
 ) -> Judgement:
-    """Paired images from growing runs of seeds until every gate is decided, one fails, or the
-    terms' pairs are spent.
+    """Compare paired images from growing runs of seeds until every gate is decided, one fails, or
+    the terms' pairs are spent.
 
-    Features decide in the looks of LookSchedule; the tail is counted on, by pixels alone, in looks
-    of its own.
+    Features decide in the looks of LookSchedule; the tail is counted further, by pixels alone, in
+    looks of its own.
     """
     when = LookSchedule(min(terms.maximum, first_look(full.reference)), terms.maximum, trial.level)
     seen = Noted(full)
@@ -278,7 +278,7 @@ def judge(
 
 
 def counted_reference(stored: Reference | None, terms: Terms) -> Reference | None:
-    """The reference that a distance to is counted: none where the terms say so, nor where the
+    """Return the reference to which a distance is counted: None if the terms count none, or the
     pairs are too few for its directions.
     """
     if stored is None or not terms.is_distance_counted:
@@ -287,7 +287,7 @@ def counted_reference(stored: Reference | None, terms: Terms) -> Reference | Non
 
 
 def gates_at(pairs: Pairs, look: DistanceLook, terms: Terms) -> GateFindings:
-    """What the pairs of a look say beside the distance."""
+    """Return what the pairs of a look say beside the distance."""
     full, count, level = pairs.full, look.count, look.level
     errors, projected = pairs.errors[:count], full.projected(count)
     mean = float(errors.mean())
@@ -305,14 +305,14 @@ def gates_at(pairs: Pairs, look: DistanceLook, terms: Terms) -> GateFindings:
 
 
 def counted(flags: Sequence[bool], looks: ShareLooks, limit: float) -> Tail:
-    """What is said of pairs, of which these are ruined, after all looks that they are enough
-    for.
+    """Return the tail of these pairs (`flags`: which are ruined) after all looks that they are
+    enough for.
     """
     bad, pairs = sum(flags), len(flags)
     taken = tuple(count for count in looks.looks if count <= pairs)
     for count in taken:
         figure = looks.interval(sum(flags[:count]), count)
-        # pairs behind the look may not contradict it
+        # pairs made after the look must not contradict it
         if figure.high <= limit and bad <= limit * pairs:
             share = AtMost(figure, limit)
             return Tail(bad, pairs, share, looks.level(count), "within", taken)
@@ -322,9 +322,10 @@ def counted(flags: Sequence[bool], looks: ShareLooks, limit: float) -> Tail:
 
 
 def tail_chance(noted: Noted, terms: Terms, level: float) -> float:
-    """Probability that fresh pairs pass the tail, given what was noted of these: over all shares
-    that they leave possible (Jeffreys' prior and some sound pairs more), since none ruined of a few
-    hundred says little.
+    """Return the probability that fresh pairs pass the tail, given what was noted of these.
+
+    It averages over all shares that they leave possible (Jeffreys' prior and some more sound
+    pairs), because no ruined pair among a few hundred says little.
     """
     bad, worst = sum(noted.ruined), noted.worst[:1]
     clear = not bad and all(pair.psnr_db >= CLEAR_DB for pair in worst)
@@ -332,8 +333,8 @@ def tail_chance(noted: Noted, terms: Terms, level: float) -> float:
 
 
 def best_tail_chance(pairs: int, terms: Terms, level: float) -> float:
-    """What `tail_chance` says of so many pairs, none of them near to ruined: the terms' own pairs
-    may be too few for more.
+    """Return what `tail_chance` says of so many pairs if none of them is close to ruined: even the
+    terms' own pairs may be too few for more.
     """
     return _tail_chance(0, pairs, True, terms.tail_looks(level))
 

@@ -1,4 +1,4 @@
-"""When a comparison looks at what it has, and what a look is likely to come to."""
+"""Decide when a comparison looks at its pairs, and estimate what a look is likely to conclude."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..core.verdict import AtMost, Verdict
 from ..errors import UsageError
 from .reference import Reference
 
-# images a projected direction at the first look: below that the interval is too narrow
+# images for each projected direction at the first look; with fewer the interval is too narrow
 # (docs/statistics.md)
 LEAST = 3
-LEAST_PAIRS = 500  # at the first look, where there may be so many
+LEAST_PAIRS = 500  # pairs at the first look, if there may be so many
 FEW_PAIRS = (
     "from so few pairs the other limits hold only what is in most images: of damage in one of "
     "twenty, at the limit, a quarter passes."
-)  # docs/statistics.md
+)  # measured in docs/statistics.md
 
 
 @dataclass(frozen=True)
 class LookSchedule:
-    """When a comparison looks at what it has: after `first` pairs, twice that, ..., `maximum`; all
+    """Schedule the looks of a comparison after `first` pairs, twice that, ..., `maximum`; all
     intervals hold together at `level`.
     """
 
@@ -32,16 +32,16 @@ class LookSchedule:
 
     @classmethod
     def once(cls, pairs: int) -> LookSchedule:
-        """One look, at all pairs."""
+        """Return a schedule with one look, at all pairs."""
         return cls(pairs, pairs)
 
 
 def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]]:
-    """(pairs, level of the interval) of each look: first, twice that, ..., maximum.
+    """Return (pairs, level of the interval) of each look: first, twice that, ..., maximum.
 
-    The error 1 - level is shared out in proportion to the pairs at each look (a weighted Bonferroni
+    The error 1 - level is divided in proportion to the pairs at each look (a weighted Bonferroni
     bound), so all intervals hold together at `level` whenever the sampling stops, and the last and
-    sharpest look keeps about half of it.
+    sharpest look keeps about half of it. Raises UsageError for numbers out of range.
     """
     if not 0 < first <= maximum or not 0 < level < 1:
         raise UsageError(
@@ -55,23 +55,24 @@ def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]
 
 
 def first_look(reference: Reference | None) -> int:
-    """Pairs at the first look: at least LEAST_PAIRS, and four a projected direction, where the
-    interval covers what it says.
+    """Return the pairs at the first look: at least LEAST_PAIRS, and four for each projected
+    direction, where the interval has the coverage that it claims.
     """
     return max(LEAST_PAIRS, 4 * reference.k if reference else 0)
 
 
 def chance(verdict: Verdict, look_level: float, pairs: int, level: float = 0.95) -> float:
-    """Probability, given what was seen, that as many fresh pairs at most end within the budget.
+    """Return the probability, given what was seen, that at most `pairs` fresh pairs end within the
+    budget.
 
-    Seen and future change are normal around the true one, of which nothing else is known; the last
-    of the looks decides.
+    The seen and the future change are normal around the true one, of which nothing else is known;
+    the last look decides.
     """
     error = (
         (verdict.change.high - verdict.change.low) / 2 / NormalDist().inv_cdf((1 + look_level) / 2)
     )
     later = error * math.sqrt(verdict.images / pairs)
-    # the last look keeps half of the error, or more
+    # the last look keeps at least half of the error
     room = verdict.budget - NormalDist().inv_cdf(1 - (1 - level) / 4) * later
     if not verdict.change.finite or room <= 0:
         return 0.0
@@ -84,7 +85,7 @@ def chance(verdict: Verdict, look_level: float, pairs: int, level: float = 0.95)
 def chance_at_most(
     gate: AtMost, look_level: float, images: int, pairs: int, level: float = 0.95
 ) -> float:
-    """The same of a figure that has to stay at or below a limit."""
+    """Return the same probability for a figure that has to stay at or below a limit."""
     if not gate.figure.finite:
         return 0.0
     normal = NormalDist().inv_cdf((1 + look_level) / 2)
@@ -97,7 +98,7 @@ def chance_at_most(
 
 
 def check_first_look(when: LookSchedule, reference: Reference) -> None:
-    """UsageError where the interval of the first look would be too narrow."""
+    """Raise UsageError if the interval of the first look would be too narrow."""
     if when.first < LEAST * reference.k:
         raise UsageError(
             "E-LOOKS",

@@ -1,9 +1,8 @@
-"""Precision and recall of a set of generated images: how many lie among the real ones, and how many
-real ones they reach.
+"""Measure precision and recall of a set of generated images: how many lie among the real ones, and
+how many real ones they reach. It needs numpy only.
 
-Kynkaanniemi et al. 2019 (Improved Precision and Recall): a set's manifold is the union of balls
-around its features, each as large as the distance to its k-th neighbour in the same set. (numpy
-only)
+After Kynkaanniemi et al. 2019 (Improved Precision and Recall), a set's manifold is the union of
+balls around its features, each as large as the distance to its k-th neighbour in the same set.
 """
 
 from __future__ import annotations
@@ -17,19 +16,22 @@ from .distances import Float64, Floats, finite
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1]; two halves of one set give about the same for both, which is below 1."""
+    """Hold shares in [0, 1]; two halves of one set give about the same for both, which is
+    below 1.
+    """
 
-    precision: float  # of generated images inside the real manifold
-    recall: float  # of real images inside the generated manifold
+    precision: float  # share of generated images inside the real manifold
+    recall: float  # share of real images inside the generated manifold
     neighbours: int
 
 
 def precision_recall(
     real: Floats, generated: Floats, neighbours: int = 3, block: int = 500
 ) -> PrecisionRecall:
-    """real and generated: features (n, d) each, of equal n, since the balls shrink as sets grow.
+    """Compare features (n, d) of real and generated images, of equal n because the balls shrink as
+    sets grow.
 
-    Memory is block x n. Raises ValueError for sets of other shapes or not more than `neighbours`
+    Memory is block x n. Raises ValueError for sets of different shapes or with at most `neighbours`
     rows, EdgegenError on NaN.
     """
     if real.shape != generated.shape or real.ndim != 2 or not 1 <= neighbours < len(real):
@@ -45,11 +47,11 @@ def precision_recall(
 
 
 def _covered(points: Float64, manifold: Float64, neighbours: int, block: int) -> float:
-    """Share of `points` that lie in at least one ball of `manifold`."""
+    """Return the share of `points` that lie in at least one ball of `manifold`."""
     radii = np.empty(len(manifold))
     for k in range(0, len(manifold), block):
         ordered = np.partition(_squares(manifold[k : k + block], manifold), neighbours, axis=1)
-        radii[k : k + block] = ordered[:, neighbours]  # the 0th is the point itself
+        radii[k : k + block] = ordered[:, neighbours]  # the 0th neighbour is the point itself
     inside = 0
     for k in range(0, len(points), block):
         inside += int((_squares(points[k : k + block], manifold) <= radii).any(axis=1).sum())
@@ -57,6 +59,6 @@ def _covered(points: Float64, manifold: Float64, neighbours: int, block: int) ->
 
 
 def _squares(x: Float64, y: Float64) -> Float64:
-    """Squared Euclidean distances (n, m); rounding below 0 counts as 0."""
+    """Return squared Euclidean distances (n, m); those that rounding makes negative count as 0."""
     out: Float64 = ((x * x).sum(1)[:, None] + (y * y).sum(1) - 2 * x @ y.T).clip(0)
     return out

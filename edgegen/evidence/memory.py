@@ -1,11 +1,11 @@
-"""Does a generator give its training photos back? Near-copies, nearest neighbours and a membership
-attack. (numpy only)
+"""Test whether a generator gives its training photos back: near-copies, nearest neighbours and a
+membership attack. It needs numpy only.
 
 A near-copy has nearly the same difference hash as a training photo, and nearly its features or
-nearly its look. Features alone are too keen an eye: with noise of 3 levels of 255 on 32 px renders
-no copy keeps a cosine of 0.98 (EfficientNet-Lite0), while hash and look find 97 %; features find
+nearly its look. Features alone are too strict: with noise of 3 levels of 255 on 32 px renders no
+copy keeps a cosine of 0.98 (EfficientNet-Lite0), while hash and look find 97 %; features find
 copies that have moved or changed colour. docs/statistics.md has the table. The attack: if training
-photos lie nearer to the samples than held-out photos do, the samples tell who was trained on.
+photos lie closer to the samples than held-out photos do, the samples reveal who was trained on.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from ..errors import GateFailed
 from .distances import Float64, Floats, finite
 from .novelty import Novelty, Rows, nearest, novelty
 
-BITS = 4  # of 64 by which the difference hashes of two copies may differ
-MARGIN = 2  # levels of 255: what the hash takes for flat
-BLIND = 0.5  # AUC of an attack that tells nothing
-COSINE = 0.98  # of features
-# correlation of two 16 x 16 versions, as for leaks between train and held-out photos
+BITS = 4  # bits of 64 by which the difference hashes of two copies may differ
+MARGIN = 2  # levels of 255 that the hash ignores as flat
+BLIND = 0.5  # AUC of an attack that learns nothing
+COSINE = 0.98  # least cosine of the features of two copies
+# least correlation of two 16 x 16 versions, as for leaks between train and held-out photos
 LOOK = 0.995
-CHUNK = 1024  # rows of either side at a time
+CHUNK = 1024  # rows of either side that are compared at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels (n, h, w, 3) uint8 and their features (n, d), row by row."""
+    """Hold pixels (n, h, w, 3) uint8 and their features (n, d), row by row. Raises ValueError for
+    others.
+    """
 
     pixels: np.ndarray
     features: Floats
@@ -62,19 +64,19 @@ class Images:
 
     @property
     def rows(self) -> NDArray[np.uint8]:
-        """Pixels as (n, h w 3)."""
+        """Return the pixels as (n, h w 3)."""
         return self.pixels.reshape(len(self), -1)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What still counts as new: see faults."""
+    """Hold the limits up to which images count as new; `faults` applies them."""
 
     near_copies: int = 0
-    # of the features' ratio; photos held out from one set lie at 0.87 to 1.2, copies with noise at
-    # 0.5
+    # least ratio of the features' distances; photos held out from one set lie at 0.87 to 1.2,
+    # copies with noise at 0.5
     novelty: float = 0.7
-    membership: float = 0.6  # the attack's AUC
+    membership: float = 0.6  # largest AUC of the attack
 
     def __post_init__(self) -> None:
         if not (self.near_copies >= 0 and 0 <= self.novelty < 1 and 0.5 <= self.membership <= 1):
@@ -84,11 +86,11 @@ class Limits:
             )
 
     def faults(self, near_copies: int, novelty: float, membership: Interval) -> tuple[str, ...]:
-        """What says that photos are remembered, one clause each; NaN is a fault.
+        """Return a clause for each sign that photos are remembered; NaN is one.
 
-        A low ratio counts where training photos are nearer than others beyond chance: images that
-        are all alike or blurred lie near to every photo. The attack counts when its whole interval
-        is above the limit.
+        A low ratio counts only if training photos are closer than others beyond chance, because
+        images that are all alike or blurred lie close to every photo. The attack counts if its
+        whole interval is above the limit.
         """
         sentences = []
         if not near_copies <= self.near_copies:
@@ -112,19 +114,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Memory:
-    """What `images` generated ones tell of `train` photos, beside `held_out` photos that were never
-    trained on.
+    """Hold what `images` generated images reveal of `train` photos, beside `held_out` photos that
+    were never trained on.
     """
 
     # (generated, training photo) for each generated image that is a near-copy
     pairs: tuple[tuple[int, int], ...]
-    # held-out photos that are near-copies of training photos: how many a good generator may meet by
+    # held-out photos that are near-copies of training photos: a good generator may meet as many by
     # chance
     held_out_alike: int
     features: Novelty
     pixels: Novelty  # also below 1 for blurred images, which lie in the middle of all photos
-    # AUC of the attack, 0.5 when nothing is told; by features or pixels, what tells more, at 95 %
-    # for both
+    # AUC of the attack, 0.5 if nothing is revealed; the larger of those by features and by pixels,
+    # at 95 % for both
     membership: Interval
     images: int
     train: int
@@ -135,11 +137,11 @@ class Memory:
         return len(self.pairs)
 
     def faults(self, limits: Limits) -> tuple[str, ...]:
-        """Clauses, none when nothing is remembered."""
+        """Return a clause for each fault; none if nothing is remembered."""
         return limits.faults(self.near_copies, self.features.ratio, self.membership)
 
     def check(self, limits: Limits) -> None:
-        """GateFailed E-MEMORY with every fault."""
+        """Raise GateFailed E-MEMORY with every fault."""
         if faults := self.faults(limits):
             raise GateFailed(
                 "E-MEMORY",
@@ -153,10 +155,10 @@ class Memory:
 
 
 def memory(generated: Images, train: Images, held_out: Images) -> Memory:
-    """The report of generated images against photos of one size. EdgegenError on NaN; ValueError
-    for other shapes.
+    """Return the report of generated images against photos of the same size.
 
-    ValueError too where half of the held-out photos are training photos.
+    Raises EdgegenError on NaN, and ValueError for different sizes or if half of the held-out photos
+    are training photos.
     """
     if (
         generated.pixels.shape[1:] != train.pixels.shape[1:]
@@ -183,7 +185,7 @@ def memory(generated: Images, train: Images, held_out: Images) -> Memory:
 
 
 def near_copies(generated: Images, train: Images) -> tuple[tuple[int, int], ...]:
-    """(generated, train) indices: for each image that is a near-copy, the training photo that is
+    """Return (generated, train) indices: for each image that is a near-copy, the training photo
     most like it.
     """
     ours, theirs = (signs(part.pixels, MARGIN) for part in (generated, train))
@@ -200,8 +202,8 @@ def near_copies(generated: Images, train: Images) -> tuple[tuple[int, int], ...]
 
 
 def attack(train: Rows, held_out: Rows, generated: Rows, level: float = 0.95) -> Interval:
-    """AUC of telling training photos from held-out ones by the distance to the nearest generated
-    image; rows (n, d) each.
+    """Return the AUC of distinguishing training photos from held-out ones by the distance to the
+    nearest generated image; rows are (n, d) each.
     """
     return auc(nearest(train, generated), nearest(held_out, generated), level)
 
@@ -209,11 +211,11 @@ def attack(train: Rows, held_out: Rows, generated: Rows, level: float = 0.95) ->
 def auc(
     near: Sequence[float] | Float64, far: Sequence[float] | Float64, level: float = 0.95
 ) -> Interval:
-    """Chance that one of `near` is below one of `far`, ties half; interval after Newcombe 2006,
-    method 5.
+    """Return the chance that a value of `near` is below one of `far`, ties counting half, with an
+    interval after Newcombe 2006, method 5.
 
-    A score interval: it keeps a width at 0 and 1, where those from placements (DeLong) have none.
-    EdgegenError on NaN.
+    It is a score interval: it keeps a width at 0 and 1, where those from placements (DeLong) have
+    none. Raises EdgegenError on NaN, ValueError for an empty side.
     """
     a, b = finite(np.asarray(near, np.float64)), np.sort(finite(np.asarray(far, np.float64)))
     m, n = len(a), len(b)
@@ -225,7 +227,7 @@ def auc(
     z, half = NormalDist().inv_cdf((1 + level) / 2), (m + n) / 2 - 1
 
     def beyond(at: float) -> bool:
-        """Is the value too far from `at` to come from it?"""
+        """Return whether the value is too far from `at` to come from it."""
         variance = at * (1 - at) * (1 + half * (1 - at) / (2 - at) + half * at / (1 + at)) / (m * n)
         return abs(value - at) > z * variance**0.5
 
@@ -233,7 +235,7 @@ def auc(
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where `beyond` begins between two places, by halving."""
+    """Return where `beyond` begins between two places, by halving."""
     for _ in range(50):
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if beyond(middle) else (middle, outside)

@@ -1,10 +1,10 @@
-"""Are generated images near enough to a site's photos to be called its products? Distances to
-held-out photos on a scale whose ends are named and measured at the same number of images. (numpy
-and Pillow only)
+"""Decide whether generated images are close enough to a user's photos to be called their products.
+Distances to held-out photos are put on a scale whose ends have names and are measured at the same
+number of images. It needs numpy and Pillow only.
 
 A ratio to the base's distance flatters a poor base; an absolute distance means nothing to somebody
-who has seen no other. The ends of this scale are things that can be looked at: other photos of the
-same set, and those photos blurred. docs/finetuning.md says where FAR comes from.
+who has seen no other. The ends of this scale can be looked at: other photos of the same set, and
+those photos blurred. docs/finetuning.md says where FAR comes from.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..core.verdict import Interval
 from .distances import Floats
 from .small_sample_distance import Directions, Distance, frechet, kernel
 
-SIGMA = 1.0  # of the blur, in pixels
-FAR = 4.0  # times the blurred photos' kernel distance that is too far
+SIGMA = 1.0  # standard deviation of the blur in pixels
+FAR = 4.0  # this many times the blurred photos' kernel distance is too far
 PHOTOS, BLURRED, BASE, ADAPTED = "photos", "blurred", "base", "adapted"
 
 
 def blurred(pixels: np.ndarray) -> np.ndarray:
-    """(n, h, w, 3) uint8, each blurred with SIGMA."""
+    """Blur images (n, h, w, 3) uint8 with SIGMA."""
     from PIL import Image, ImageFilter
 
     blur = ImageFilter.GaussianBlur(SIGMA)
@@ -33,13 +33,15 @@ def blurred(pixels: np.ndarray) -> np.ndarray:
 
 
 def spaced(length: int, count: int) -> np.ndarray:
-    """At most `count` places out of `length`, evenly: photos are sorted by class."""
+    """Return at most `count` evenly spaced places out of `length`, because photos are sorted by
+    class.
+    """
     return np.linspace(0, length - 1, min(length, count)).astype(int)
 
 
 @dataclass(frozen=True)
 class NearnessScale:
-    """KID and FD to the same held-out photos, by what was held against them; images: of each."""
+    """Hold KID and FD to the same held-out photos for each side, computed with `images` of each."""
 
     images: int
     kid: Mapping[str, Distance]
@@ -47,7 +49,9 @@ class NearnessScale:
 
     @classmethod
     def of(cls, sides: Mapping[str, Floats], held_out: Floats, along: Directions) -> NearnessScale:
-        """sides: features of PHOTOS, BLURRED, BASE and ADAPTED; all are cut to the shortest."""
+        """Compute the scale; `sides` holds features of PHOTOS, BLURRED, BASE and ADAPTED, all cut
+        to the shortest.
+        """
         count = min(map(len, sides.values()))
         cut = {name: features[:count] for name, features in sides.items()}
         return cls(
@@ -58,18 +62,18 @@ class NearnessScale:
 
     @property
     def limit(self) -> float:
-        """The KID above which images are far: FAR times the blurred photos', or, where few photos
-        tell little, FAR times what other photos of the set may well have.
+        """Return the KID above which images are far: FAR times that of the blurred photos, or, if
+        few photos make it uncertain, FAR times the upper end for other photos of the set.
         """
         return FAR * max(self.kid[BLURRED].value, self.kid[PHOTOS].interval().high)
 
     @property
     def far(self) -> bool:
-        """Whether what the adapted generator draws is farther than that."""
+        """Return whether the images of the adapted generator are farther than the limit."""
         return not self.kid[ADAPTED].value <= self.limit
 
     def to_json(self) -> JsonObject:
-        """As looks.json and `edgegen finetune --json` have it."""
+        """Return the form that looks.json and `edgegen finetune --json` have."""
         sides = {
             name: {"KID": vars(self.kid[name].interval()), "FD": vars(self.fd[name].interval())}
             for name in self.kid
@@ -84,7 +88,7 @@ class NearnessScale:
 
 
 def far_words(scale: NearnessScale) -> str:
-    """What is to be said of images that are far; nothing of others."""
+    """Return a warning for images that are far, else ""."""
     if not scale.far:
         return ""
     kid: dict[str, Interval] = {name: found.interval() for name, found in scale.kid.items()}

@@ -1,7 +1,7 @@
-"""The two feature networks as functions over their weight files, batch norm folded into the
-convolutions. (torch)
+"""Compute two feature networks as functions over their weight files, with batch norm folded into
+the convolutions. It needs torch.
 
-Widths and kernels are read from the tensors, so a narrow file of the same layout runs as well.
+Widths and kernels are read from the tensors, so a narrow file with the same layout also runs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-3  # batch norm, both networks
+EPSILON = 1e-3  # epsilon of batch norm in both networks
 VALID = (0, 0)  # TensorFlow's word for no padding
 Forward = Callable[[Tensor], Tensor]  # (n, 3, h, w) in [0, 255] -> (n, dim)
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with its batch norm folded in: w (out, in / groups, kh, kw), b (out,)."""
+    """Apply a convolution with its batch norm folded in: weight (out, in / groups, kh, kw), bias
+    (out,).
+    """
 
     weight: Tensor
     bias: Tensor
@@ -28,7 +30,7 @@ class Conv:
     def __call__(
         self, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None
     ) -> Tensor:
-        """padding: (rows, columns) on both sides; half the kernel unless told."""
+        """Convolve x; `padding` is (rows, columns) on both sides, by default half the kernel."""
         high, wide = self.weight.shape[2:]
         groups = x.shape[1] // self.weight.shape[1]
         return F.conv2d(
@@ -43,7 +45,9 @@ class Conv:
 
 
 def fold(state: Mapping[str, Tensor], conv: str, norm: str) -> Conv:
-    """conv -> batch norm in eval mode, as one convolution; KeyError names a missing tensor."""
+    """Fold a convolution and its batch norm in eval mode into one. Raises KeyError for a missing
+    tensor.
+    """
     scale = (
         state[f"{norm}.weight"].double() / (state[f"{norm}.running_var"].double() + EPSILON).sqrt()
     )
@@ -59,10 +63,10 @@ LITE0_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
 class Lite0:
-    """Images (n, 3, h, w) in [0, 255] -> pooled features before the classifier, (n, 1280)."""
+    """Map images (n, 3, h, w) in [0, 255] to pooled features before the classifier, (n, 1280)."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
-        """KeyError names a tensor that the file does not hold."""
+        """Read the weights. Raises KeyError for a tensor that the file does not hold."""
         self.stem, self.head = fold(state, "_conv_stem", "_bn0"), fold(state, "_conv_head", "_bn1")
         self.blocks = [
             InvertedResidual(state, f"_blocks.{k}", stride)
@@ -77,7 +81,7 @@ class Lite0:
 
 
 class InvertedResidual:
-    """1x1 to wide, depthwise, 1x1 back."""
+    """Widen by a 1x1 convolution, convolve depthwise, and narrow by a 1x1 convolution."""
 
     def __init__(self, state: Mapping[str, Tensor], name: str, stride: int) -> None:
         self.stride = stride
@@ -88,7 +92,7 @@ class InvertedResidual:
 
     @property
     def adds(self) -> bool:
-        """Whether what goes in is added to what comes out."""
+        """Return whether the block adds its input to its output."""
         first = self.expand or self.depthwise
         reads = first.weight.shape[1] * (1 if self.expand else first.weight.shape[0])
         return self.stride == 1 and reads == self.project.weight.shape[0]
@@ -100,13 +104,15 @@ class InvertedResidual:
 
 
 def same_padding(conv: Conv, side: int, stride: int) -> int:
-    """Pixels that TensorFlow's "SAME" adds to a side, of which the smaller half comes before."""
+    """Return the pixels that TensorFlow's "SAME" adds to a side, the smaller half of them
+    before.
+    """
     return max((-(-side // stride) - 1) * stride + conv.weight.shape[2] - side, 0)
 
 
 def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
-    """TensorFlow's "SAME": an even side under stride 2 is padded one pixel less before than
-    after.
+    """Convolve with TensorFlow's "SAME": an even side under stride 2 gets one pixel less before
+    than after.
     """
     if stride == 1:
         return conv(x)
@@ -121,7 +127,7 @@ def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
 
 
 def inception(state: Mapping[str, Tensor]) -> Forward:
-    """Pooled features before the classifier, 2048 numbers an image."""
+    """Return a function that maps images to pooled features before the classifier, (n, 2048)."""
     names = sorted(
         key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")
     )
@@ -129,8 +135,8 @@ def inception(state: Mapping[str, Tensor]) -> Forward:
 
 
 class _Inception:
-    """Differs from the textbook network as the graph does: average pools leave the border out of
-    the count, and the last block pools by maximum.
+    """Run the network of the graph, which differs from the textbook: average pools leave the border
+    out of the count, and the last block pools by maximum.
     """
 
     def __init__(self, convolutions: Mapping[str, Conv]) -> None:

@@ -1,5 +1,5 @@
-"""Are generated images new, or training images again? Nearest neighbours, beside those of held-out
-images. (numpy only)
+"""Test whether generated images are new or copies of training images, by the distances to nearest
+neighbours beside those of held-out images. It needs numpy only.
 
 A generator that copies has a small Frechet distance: its figure means something only beside this
 one (docs/methods/dkgm.md, D.2.4).
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from ..core.files import JsonObject
 from .distances import finite
 
-Rows = NDArray[np.floating[Any] | np.uint8]  # (n, d): features, or pixels in one scale
-# of the median distance of held-out images: nearer than this to a training image counts as one of
-# its copies
+Rows = NDArray[np.floating[Any] | np.uint8]  # (n, d): features, or pixels on one scale
+# share of the median distance of held-out images, below which an image counts as a copy of its
+# training image
 COPY = 0.5
-CHUNK = 1024  # rows of either side at a time: memory stays at CHUNK^2 distances
+CHUNK = 1024  # rows of either side at a time, so that memory stays at CHUNK^2 distances
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """ratio: median nearest distance generated -> train over that of held-out -> train, 1 for
-    images as new as held-out ones.
+    """Hold how new images are.
 
-    copies: share of generated images nearer to a training image than COPY times the held-out
-    median.
+    `ratio` is the median nearest distance generated -> train over that of held-out -> train, 1 for
+    images as new as held-out ones. `copies` is the share of generated images closer to a training
+    image than COPY times the held-out median.
     """
 
     ratio: float
@@ -42,10 +42,10 @@ class Novelty:
 
 
 def novelty(generated: Rows, held_out: Rows, train: Rows) -> Novelty:
-    """Of rows (n, d) each: pixels in one scale, or features of one network. EdgegenError on NaN.
+    """Compare rows (n, d): pixels on one scale, or features of one network.
 
-    ValueError for other widths, and where held-out images are training images: then nothing is to
-    be compared with.
+    Raises EdgegenError on NaN, and ValueError for different widths or if half of the held-out
+    images are training images, because then there is nothing to compare with.
     """
     near, usual = nearest(generated, train), nearest(held_out, train)
     middle = float(np.median(usual))
@@ -56,10 +56,10 @@ def novelty(generated: Rows, held_out: Rows, train: Rows) -> Novelty:
 
 
 def nearest(rows: Rows, train: Rows, chunk: int = CHUNK) -> np.ndarray:
-    """Euclidean distance (n,) of each of rows (n, d) to the nearest of train (m, d); needs memory
-    for chunk^2 distances.
+    """Return the Euclidean distance (n,) of each of rows (n, d) to the nearest of train (m, d);
+    memory is for chunk^2 distances.
 
-    ValueError for other widths or nothing to compare.
+    Raises ValueError for different widths or nothing to compare, EdgegenError on NaN.
     """
     if (
         rows.ndim != 2
@@ -84,8 +84,8 @@ def nearest(rows: Rows, train: Rows, chunk: int = CHUNK) -> np.ndarray:
             better = value < best[first : first + chunk]
             best[first : first + chunk][better] = value[better]
             place[first : first + chunk][better] = start + found[better]
-    # exact for the neighbour that was found: the product form above cannot tell a copy from a close
-    # image
+    # computed exactly for the neighbour that was found, because the product form above cannot
+    # distinguish a copy from a close image
     return np.concatenate(
         [
             np.linalg.norm(

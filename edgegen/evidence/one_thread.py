@@ -1,4 +1,4 @@
-"""Torch on one thread while a block runs, whichever threads are in such blocks at once. (torch)"""
+"""Keep torch on one thread while a block runs, whichever threads run such blocks at once."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from collections.abc import Iterator
 import torch
 
 _lock = threading.Lock()
-_open = 0  # blocks that run now
-_before = 1  # threads that torch had when the first of them began
+_open = 0  # number of blocks that run now
+_before = 1  # number of threads that torch had when the first of them began
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """The last block that ends gives torch its threads back, for its own thread and new ones."""
+    """Run a block with torch on one thread; the last block to end restores the number of
+    threads.
+    """
     global _open, _before
     with _lock:
         if not _open:
             _before = torch.get_num_threads()
         _open += 1
-        torch.set_num_threads(1)  # in each thread: what computes convolutions keeps one of its own
+        # set in each thread, because the library behind convolutions keeps a number for each
+        torch.set_num_threads(1)
     try:
         yield
     finally:

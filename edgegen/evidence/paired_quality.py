@@ -1,7 +1,8 @@
-"""How near images are to full precision, on pairs of equal seeds made here. (numpy only)
+"""Measure how close images are to full precision, on pairs of equal seeds that were made here. It
+needs numpy only.
 
-No feature network takes part: pixels alone, by the limits of a verdict (evidence/terms.py). What
-the features said of a bundle is in its evidence, and is another thing.
+No feature network takes part: pixels alone count, by the limits of a verdict (evidence/terms.py).
+What features say of a bundle is in its evidence.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from .ruined import ruined
 from .shares import lower_limit, upper_limit
 from .terms import WORSE_CLASS_DB
 
-LEVEL = 0.95  # of every interval here
+LEVEL = 0.95  # level of every interval here
 SHOWN = 4  # worst pairs that are named
 
 
 @dataclass(frozen=True)
 class PairLimits:
-    """What images must keep to, as `edgegen verify` asks by default."""
+    """Hold the limits of images, by default those of `edgegen verify`."""
 
     psnr_db: float = 35.0
     ruined: float = 0.002
@@ -38,7 +39,9 @@ class PairLimits:
 
     @property
     def needs(self) -> int:
-        """Pairs without a ruined one that show the share of ruined ones to be below its limit."""
+        """Return the number of pairs without a ruined one that shows the share of ruined ones to be
+        below its limit.
+        """
         if self.ruined >= 1:
             return 1
         return math.ceil(math.log(1 - LEVEL) / math.log1p(-self.ruined))
@@ -46,8 +49,9 @@ class PairLimits:
 
 @dataclass(frozen=True)
 class PairSides:
-    """Images (n, h, w, 3) uint8 of the same seeds, first_seed and on; against: who made `full`;
-    classes: names of the labels that go round with the seeds.
+    """Hold images (n, h, w, 3) uint8 of the same seeds from first_seed on.
+
+    `against` names who made `full`; `classes` names the labels that seeds take in turn.
     """
 
     against: str
@@ -58,7 +62,7 @@ class PairSides:
 
 
 def pairs_here(sides: PairSides, limits: PairLimits) -> PairsHere:
-    """All that pixels say of these pairs. EdgegenError where images are not finite."""
+    """Return all that pixels say of these pairs. Raises EdgegenError if images are not finite."""
     errors = squared_error(sides.full, sides.other)
     flags = ruined(sides.full, sides.other)
     number, bad = len(errors), int(flags.sum())
@@ -101,19 +105,23 @@ def pairs_here(sides: PairSides, limits: PairLimits) -> PairsHere:
 
 
 def worst_first(errors: Float64, flags: np.ndarray) -> list[int]:
-    """Pairs by badness: ruined ones, then by error; equal ones by seed."""
+    """Return the pairs' indices from the worst on: ruined ones first, then by error; equal ones by
+    seed.
+    """
     return [int(k) for k in np.lexsort((np.arange(len(errors)), -errors, ~flags))]
 
 
 def state_of(found: PairsHere) -> State:
-    """What the pairs say as one."""
+    """Return the state of the pairs as a whole."""
     own = found.worst_class
     states: list[State] = [found.psnr_state, found.ruined_state, *([own.state] if own else [])]
     return together(states)
 
 
 def full_state(found: PairsHere) -> State:
-    """Of full precision on another runtime, which is no statistics: it computes the same or not."""
+    """Return the state of full precision on another runtime: it computes the same or not, which
+    needs no statistics.
+    """
     return "within" if found.same_pixels >= PIXEL_LIMIT else "outside"
 
 

@@ -1,6 +1,8 @@
-"""Which rows of a bench nobody beats, and who beats whom: latency against quality.
+"""Find which rows of a bench no other beats, and which row beats which, in latency and
+quality.
 
-Only rows with one full precision are compared: the pairs of two others say nothing of each other.
+Only rows with the same full precision are compared: pairs against different ones say nothing about
+each other.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from .bench_document import FULL, BenchDocument, BenchedBundle, BenchRow
 
 @dataclass(frozen=True)
 class Point:
-    """A row by what is compared: milliseconds (the median and its interval), and
-    PSNR to full precision with its interval; infinite where it is full precision.
+    """Hold what is compared of a row: milliseconds (the median and its interval) and the PSNR to
+    full precision with its interval; infinite for full precision itself.
     """
 
     row: BenchRow
@@ -27,7 +29,9 @@ class Point:
     psnr_high_db: float
 
     def beats(self, other: Point) -> bool:
-        """Whether this is no worse in either, and in one better beyond the intervals."""
+        """Return whether this point is no worse in either and better in one beyond the
+        intervals.
+        """
         if self.ms > other.ms or self.psnr_db < other.psnr_db:
             return False
         return self.ms_high < other.ms_low or self.psnr_low_db > other.psnr_high_db
@@ -35,7 +39,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Chart:
-    """The rows of one full precision. left_out: those that cannot be compared, and why."""
+    """Hold the rows of one full precision; `left_out` are those that cannot be compared, with the
+    reason.
+    """
 
     title: str
     bundles: Sequence[BenchedBundle]
@@ -44,8 +50,8 @@ class Chart:
 
     @property
     def front(self) -> list[Point]:
-        """Points that no other beats, the fastest first; images that are shown to be damaged are
-        no choice, however fast.
+        """Return the points that no other beats, the fastest first; images that are shown to be
+        damaged are no choice, however fast.
         """
         sound = [p for p in self.points if p.row.state != "outside"]
         kept = [p for p in sound if not any(other.beats(p) for other in sound)]
@@ -60,15 +66,15 @@ class Chart:
         return len(self.bundles) > 1
 
     def label(self, row: BenchRow) -> str:
-        """Of a row; without its bundle's name where there is but one."""
+        """Return a row's label, without its bundle's name if there is only one bundle."""
         return row.name if self.has_several else row.label
 
 
 def charts(document: BenchDocument) -> list[Chart]:
-    """One for each full precision, in the order of the bundles."""
+    """Return a chart for each full precision, in the order of the bundles."""
     groups: dict[str, list[BenchedBundle]] = {}
     for bundle in document.bundles:
-        # bundles that were not made stand together, by their generator
+        # bundles that could not be made are grouped by their generator
         key = bundle.full_sha256 or f"none of {bundle.source}"
         groups.setdefault(key, []).append(bundle)
     return [_chart(document, bundles) for bundles in groups.values()]
@@ -88,7 +94,7 @@ def _chart(document: BenchDocument, bundles: Sequence[BenchedBundle]) -> Chart:
 
 
 def why_not_compared(row: BenchRow) -> str:
-    """Why a row has no place in a chart; nothing where it has one."""
+    """Return why a row has no place in a chart, or "" if it has one."""
     if row.state in ("failed", "skipped"):
         return row.state
     if row.first is None or row.quality is None:
@@ -110,7 +116,7 @@ def _point(document: BenchDocument, row: BenchRow) -> Point:
 
 
 def in_words(chart: Chart) -> list[str]:
-    """Who beats whom, a sentence each; and what is on the front."""
+    """Say what is on the front and which row beats which, a sentence each."""
     if not chart.points:
         why = ", ".join(dict.fromkeys(why for _, why in chart.left_out)) or "not there"
         return [f"There is nothing to compare: rows are {why}."]
@@ -129,7 +135,7 @@ def in_words(chart: Chart) -> list[str]:
 
 
 def _by(point: Point, other: Point) -> str:
-    """By how much."""
+    """Say by how much a point beats another."""
     parts = []
     if point.ms > 0:
         parts.append(f"{other.ms / point.ms:.2f} x the time")

@@ -1,5 +1,5 @@
-"""Do two executions of one graph agree? Against torch in FP32, against the ONNX reference evaluator
-in INT8. (numpy only)
+"""Check that two executions of one graph agree: with torch in FP32, with the ONNX reference
+evaluator in INT8. It needs numpy only.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from ..core.files import JsonObject
 from ..core.spec import Array
 from ..errors import GateFailed
 
-# largest absolute difference of any output value between torch and an FP32 runtime
+# largest absolute difference of an output value between torch and an FP32 runtime
 FP32_LIMIT = 1e-4
-ROUNDING_DB = 80.0  # signal over error that float32 rounding alone can leave
-# the same of float16: where a CPU executes such a file, it rounds less often than the file says
+ROUNDING_DB = 80.0  # dB of signal over error that float32 rounding alone can leave
+# the same for float16: a CPU that executes such a file rounds less often than the file says
 HALF_DB = 45.0
-# float16 in front of a quantizer moves a value over the edge now and then: as much error as
-# quantization makes
+# float16 before a quantizer now and then moves a value over an edge, which gives as much error as
+# quantization does
 FLIPPED_DB = 6.0
-WORST_DB = 20.0  # a runtime must be this near the referee whatever quantization costs
-PIXEL_LIMIT = 0.999  # share of pixels that must be within one level of 255 between FP32 runtimes
+WORST_DB = 20.0  # dB by which a runtime must agree with the referee whatever quantization costs
+PIXEL_LIMIT = 0.999  # share of pixels that must lie within one level of 255 between FP32 runtimes
 
 Execute = Callable[..., Array]
 Inputs = Mapping[str, Array]
 
 
 def largest_difference(a: Execute, b: Execute, calls: Sequence[Inputs]) -> float:
-    """Over all calls; NaN anywhere counts as infinite."""
-    # unlike max, np.max keeps a NaN
+    """Return the largest absolute difference over all calls; NaN anywhere counts as infinite."""
+    # np.max keeps a NaN, which max may drop
     worst = float(np.max([np.abs(a(**inputs) - b(**inputs)).max() for inputs in calls]))
     return worst if np.isfinite(worst) else float("inf")
 
 
 def check_fp32(name: str, worst_by_graph: Mapping[str, float], origin: str = "torch") -> None:
-    """GateFailed names the runtime and graph whose FP32 differs by more than FP32_LIMIT from what
-    its generator is executed by: the origin.
+    """Raise GateFailed, which names runtime and graph, if FP32 differs by more than FP32_LIMIT from
+    `origin`, which executes the generator.
     """
     for graph, worst in worst_by_graph.items():
         if not worst <= FP32_LIMIT:
@@ -49,14 +49,14 @@ def check_fp32(name: str, worst_by_graph: Mapping[str, float], origin: str = "to
 
 
 def same_pixels(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of pixel values of two uint8 image sets that are within one level."""
+    """Return the share of pixel values of two uint8 image sets that lie within one level."""
     return float((np.abs(a.astype(np.int16) - b) <= 1).mean())
 
 
 @dataclass(frozen=True)
 class Refereed:
-    """One INT8 graph: how far the runtime is from the referee on the same file, and the referee
-    from FP32; in dB of signal.
+    """Hold how close a runtime is to the referee on the same INT8 file, and the referee to FP32, in
+    dB of signal over error.
     """
 
     runtime_db: float
@@ -65,10 +65,11 @@ class Refereed:
 
     @property
     def agrees(self) -> bool:
-        """The runtime adds less error than quantization itself does. NaN disagrees.
+        """Return whether the runtime adds less error than quantization itself does; False
+        for NaN.
 
-        Where quantization costs next to nothing, float rounding is allowed; where it costs nearly
-        all, that excuses nobody.
+        If quantization costs next to nothing, float rounding is allowed; if it costs nearly
+        everything, WORST_DB is still required.
         """
         most, slack = (HALF_DB, FLIPPED_DB) if self.half else (ROUNDING_DB, 0.0)
         return self.runtime_db > min(max(self.quantization_db - slack, WORST_DB), most)
@@ -80,8 +81,9 @@ class Refereed:
 def referee(
     runtime: Execute, reference: Execute, full: Execute, calls: Sequence[Inputs], half: bool = False
 ) -> Refereed:
-    """Signal over error in dB, capped at 200 for equal outputs; the last of three executes the FP32
-    graph.
+    """Compare three executions of a graph; the last executes the FP32 graph.
+
+    Returns dB of signal over error, 200 for equal outputs.
     """
     outputs = [(runtime(**i), reference(**i), full(**i)) for i in calls]
     ran, judged, exact = (
@@ -103,8 +105,8 @@ def signal_to_error_db(signal: np.ndarray, other: np.ndarray) -> float:
 
 
 def check_referee(name: str, by_graph: Mapping[str, Refereed]) -> None:
-    """GateFailed names the runtime and graph that computes something else than its own file
-    says.
+    """Raise GateFailed, which names runtime and graph, if a runtime computes something else than
+    its own file says.
     """
     for graph, result in by_graph.items():
         if not result.agrees:
@@ -119,7 +121,7 @@ def check_referee(name: str, by_graph: Mapping[str, Refereed]) -> None:
 
 
 def check_pixels(first: str, second: str, share: float) -> None:
-    """GateFailed when two FP32 runtimes give different images from the same seeds."""
+    """Raise GateFailed if two FP32 runtimes give different images from the same seeds."""
     if not share >= PIXEL_LIMIT:
         what = (
             f"{first} and {second} give different FP32 images: only {share:.2%} of pixels "

@@ -1,4 +1,4 @@
-"""The same seeds side by side: FP32, INT8 and their difference, one band a runtime."""
+"""Draw the same seeds side by side: FP32, INT8 and their difference, one band for each runtime."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .judge import WorstPair
 
-GAIN = 8  # of the difference: a damage of one level in 32 becomes grey
+GAIN = 8  # factor of the difference: a damage of one level in 32 becomes grey
 SCALE, GAP, HEAD = 2, 12, 16
 
 
 def side_by_side(
     full: np.ndarray, others: Mapping[str, np.ndarray], columns: int = 5
 ) -> np.ndarray:
-    """full and each of others (n, h, w, 3) uint8, same seeds -> one picture: a band for each of
-    others.
+    """Draw one picture of full and each of others (n, h, w, 3) uint8, from the same seeds: a band
+    for each of others.
     """
     bands = []
     for name, images in others.items():
@@ -33,7 +33,9 @@ def side_by_side(
 
 
 def worst_pairs(found: Mapping[str, Sequence[WorstPair]]) -> np.ndarray:
-    """One picture: of each runtime its worst pairs, full precision, INT8 and their difference."""
+    """Draw one picture with the worst pairs of each runtime: full precision, INT8 and their
+    difference.
+    """
     bands = []
     for name, pairs in found.items():
         full, other = (np.stack([getattr(p, side) for p in pairs]) for side in ("full", "other"))

@@ -1,5 +1,5 @@
-"""How images become what a feature network was trained on: each network's published preprocessing.
-(torch)
+"""Prepare images as a feature network was trained on them: each network's published preprocessing.
+It needs torch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Prepare = Callable[[np.ndarray, int], Tensor]
 
 
 def shrunk(images: np.ndarray, size: int) -> Tensor:
-    """The whole image, bilinear with antialias."""
+    """Resize the whole image, bilinear with antialias."""
     return resize(_channels_first(images), size)
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """(n, 3, h, w) -> (n, 3, size, size), bilinear with antialias (a plain bilinear shrink
-    aliases), float32.
+    """Resize (n, 3, h, w) to (n, 3, size, size), bilinear with antialias, because a plain bilinear
+    shrink aliases; float32.
     """
     if x.shape[2:] != (size, size):
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -32,8 +32,8 @@ def resize(x: Tensor, size: int) -> Tensor:
 
 
 def cropped(images: np.ndarray, size: int, margin: float) -> Tensor:
-    """The shorter side becomes `margin` times size, bicubic and in 8 bits; then the middle of
-    it.
+    """Resize the shorter side to `margin` times size, bicubic and in 8 bits, and crop the
+    middle.
     """
     short = round(size * margin)
 
@@ -46,8 +46,8 @@ def cropped(images: np.ndarray, size: int, margin: float) -> Tensor:
 
 
 def as_jpeg(images: np.ndarray, size: int, side: int = 256) -> Tensor:
-    """Squares of `side`, bilinear, through a JPEG file; then the middle of it: what Open NSFW was
-    published with.
+    """Resize to squares of `side`, bilinear, pass them through a JPEG file and crop the middle, as
+    Open NSFW was published with.
     """
 
     def one(image: Image.Image) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Statistics of real images, stored once: what generated images are measured against. (numpy only)
+"""Store the statistics of real images, with which generated images are compared. It needs numpy
+only.
 
 Distances are taken after a fixed projection on the reference's own main directions: in all 1280
 dimensions a few thousand images leave the covariance rank-deficient, and the distance is then
@@ -27,11 +28,11 @@ from ..errors import EdgegenError, InputError, ReferenceMismatch
 from .distances import Float64, Floats, Moments, kurtosis
 
 VERSION = 1
-LIMIT = 64 << 20  # bytes of a reference file
+LIMIT = 64 << 20  # bytes of a reference file at most
 
 
 class Features(Protocol):
-    """A feature network: images (n, h, w, 3) uint8 -> (n, dim) float32."""
+    """Describe a feature network: images (n, h, w, 3) uint8 -> (n, dim) float32."""
 
     @property
     def name(self) -> str: ...
@@ -46,11 +47,11 @@ class Features(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Mean and covariance of `count` real images' features after projection (dim, k) about `centre`
-    (dim,).
+    """Hold mean and covariance of `count` real images' features after projection (dim, k) about
+    `centre` (dim,).
     """
 
-    name: str  # of the image set, such as "fashion-mnist-test"
+    name: str  # name of the image set, such as "fashion-mnist-test"
     network: str
     network_sha256: str
     size: int
@@ -59,8 +60,8 @@ class Reference:
     projection: Array
     mean: Float64  # (k,)
     cov: Float64  # (k, k)
-    # of the projected features; None in references of an older edgegen, whose distances keep the
-    # bias that `count` images give
+    # kurtosis of the projected features; None in references of an older edgegen, whose distances
+    # keep the bias that `count` images give
     kurtosis: float | None = None
 
     @property
@@ -73,12 +74,13 @@ class Reference:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes."""
+        """Return the sha256 of the file's bytes."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def project(self, features: Floats) -> Array:
-        """(n, dim) -> (n, k). Raises ReferenceMismatch for features of another width, EdgegenError
-        when one is not finite.
+        """Project features (n, dim) to (n, k).
+
+        Raises ReferenceMismatch for features of another width, EdgegenError if one is not finite.
         """
         if features.ndim != 2 or features.shape[1] != len(self.centre):
             raise ReferenceMismatch(
@@ -90,7 +92,9 @@ class Reference:
         return out
 
     def check(self, network: Features) -> None:
-        """Raises ReferenceMismatch unless `network` is the very one the reference was made with."""
+        """Raise ReferenceMismatch unless `network` is the very one that the reference was made
+        with.
+        """
         if (network.name, network.sha256, network.size) != (
             self.network,
             self.network_sha256,
@@ -108,7 +112,7 @@ class Reference:
         return f"reference {self.name} was made with {network} and {self.count} images"
 
     def to_bytes(self) -> bytes:
-        """One safetensors file; the same reference gives the same bytes."""
+        """Return the bytes of one safetensors file; the same reference gives the same bytes."""
         tensors: dict[str, np.ndarray] = {
             "centre": self.centre,
             "projection": self.projection,
@@ -124,13 +128,14 @@ class Reference:
             "count": self.count,
             **({} if self.kurtosis is None else {"kurtosis": self.kurtosis}),
         }
-        # One metadata key: safetensors writes several in an order that changes from run to run.
+        # There is one metadata key, because safetensors writes several in an order that changes
+        # from run to run.
         return save_tensors(
             tensors, metadata={"edgegen.reference": json.dumps(about, sort_keys=True)}
         )
 
     def write(self, path: Path) -> None:
-        """The file, whole or absent."""
+        """Write the file whole or not at all."""
         write_bytes(path, self.to_bytes())
 
 
@@ -139,10 +144,10 @@ def _network(name: str, sha256: str, size: int) -> str:
 
 
 def build(features: Floats, network: Features, name: str, k: int = 128) -> Reference:
-    """The reference of features (n, dim) that `network` gave for the real images called `name`; k
-    main directions stay.
+    """Build the reference of features (n, dim) that `network` gave for the real images called
+    `name`, along k main directions.
 
-    Raises EdgegenError when a feature is not finite or there are too few images for k directions.
+    Raises EdgegenError if a feature is not finite or there are too few images for k directions.
     """
     if features.shape[1:] != (network.dim,):
         raise ReferenceMismatch(
@@ -155,7 +160,7 @@ def build(features: Floats, network: Features, name: str, k: int = 128) -> Refer
         )
     whole = Moments.of(features)
     vectors = np.linalg.eigh(whole.cov)[1][:, ::-1][:, :k]
-    # a direction and its opposite are the same: fix one
+    # a direction and its opposite are equivalent, so fix one
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])
     projection, centre = (vectors * signs).astype(np.float32), whole.mean.astype(np.float32)
     projected = (features - centre) @ projection
@@ -175,14 +180,12 @@ def build(features: Floats, network: Features, name: str, k: int = 128) -> Refer
 
 
 def read(path: Path) -> Reference:
-    """A reference file, checked. Raises InputError that names the file and what is wrong with
-    it.
-    """
+    """Read and check a reference file. Raises InputError that names the file and its fault."""
     return parsed(read_bytes(path, LIMIT, "E-FID-REF"), path)
 
 
 def parsed(data: bytes, path: Path) -> Reference:
-    """The same of bytes, which were read from `path`."""
+    """Check the reference in bytes that were read from `path`. Raises InputError as `read` does."""
     try:
         tensors = load_tensors(data)
         about = json.loads(_metadata(data)["edgegen.reference"])
@@ -193,7 +196,7 @@ def parsed(data: bytes, path: Path) -> Reference:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    # safetensors has checked it; its numpy half gives no metadata
+    # the numpy half of safetensors gives no metadata; it has checked the header already
     length = int.from_bytes(data[:8], "little")
     metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return metadata

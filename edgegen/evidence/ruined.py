@@ -1,10 +1,10 @@
-"""Which pairs anybody would tell apart at a glance: an image of another thing, a part that is gone.
-(numpy only)
+"""Find the pairs that anybody can tell apart at a glance: an image of another thing, or a part that
+is gone. It needs numpy only.
 
-A mean over all pairs hides them. A pair counts as ruined below a PSNR, or where the structure of
-one region is lost, whatever the rest looks like: the worst region's structural similarity (Wang et
-al. 2004) over windows that fit images of 32 pixels. docs/statistics.md shows the labelled pairs
-that the two thresholds were set on.
+A mean over all pairs hides them. A pair counts as ruined below a PSNR, or if the structure of one
+region is lost, whatever the rest looks like: the worst region's structural similarity (Wang et al.
+2004) over windows that fit images of 32 pixels. docs/statistics.md shows the labelled pairs that
+the two thresholds were set on.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ import numpy as np
 
 from .distances import Float64, squared_error
 
-RUINED_DB = 25.0  # of a pair's PSNR, below which it is ruined
-RUINED_SIMILARITY = 0.6  # of the worst region, below which it is
-WINDOW = 7  # pixels a side that one similarity is over
-REGION = 8  # pixels a side whose mean similarity is one region's
+RUINED_DB = 25.0  # PSNR of a pair below which it is ruined
+RUINED_SIMILARITY = 0.6  # similarity of the worst region below which the pair is ruined
+WINDOW = 7  # pixels a side over which one similarity is computed
+REGION = 8  # pixels a side whose mean similarity is that of one region
 SIDE = 64  # pixels; larger images are averaged down to about that, as an eye sees them
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-# C1 and C2 of the paper, larger: 2 levels of 255 on the even ground of small images are none
+# C1 and C2 of the paper, but larger: 2 levels of 255 on the even ground of small images are no
+# damage
 STABLE = ((0.1 * 255) ** 2, (0.06 * 255) ** 2)
 
 
 def ruined(full: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of pairs (n, h, w, 3) uint8: which are, (n,) bool."""
+    """Return which of the pairs (n, h, w, 3) uint8 are ruined, (n,) bool."""
     bad = squared_error(full, other) > 10 ** (-RUINED_DB / 10)
-    # what hardly differs has no lost region, and most pairs hardly differ
+    # images that hardly differ have no lost region, and most pairs hardly differ
     unsure = np.flatnonzero(~bad & (np.abs(full.astype(np.int16) - other).max((1, 2, 3)) > 8))
     bad[unsure] = worst_region(full[unsure], other[unsure]) < RUINED_SIMILARITY
     return bad
 
 
 def worst_region(full: np.ndarray, other: np.ndarray) -> Float64:
-    """Of pairs (n, h, w, 3) uint8: similarity of the region that has least, (n,), 1 for equal
-    images.
+    """Return the similarity of the least similar region of each pair (n, h, w, 3) uint8: (n,), 1
+    for equal images.
     """
     x, y = (_luma(images) for images in (full, other))
     side = min(WINDOW, *x.shape[1:])
@@ -52,7 +53,7 @@ def worst_region(full: np.ndarray, other: np.ndarray) -> Float64:
 
 
 def _luma(images: np.ndarray) -> np.ndarray:
-    """(n, h, w, 3) -> (n, h', w') float64, averaged down where they are large."""
+    """Convert (n, h, w, 3) to luma (n, h', w') float64, averaged down if the images are large."""
     grey = images.astype(np.float32) @ LUMA
     factor = max(1, min(grey.shape[1:]) // SIDE)
     n, h, w = grey.shape
@@ -64,7 +65,9 @@ def _luma(images: np.ndarray) -> np.ndarray:
 
 
 def _box(values: np.ndarray, side: int) -> np.ndarray:
-    """Means of all windows of side x side, (n, h, w) -> (n, h - side + 1, w - side + 1)."""
+    """Return the means of all windows of side x side, (n, h, w) -> (n, h - side + 1, w -
+    side + 1).
+    """
     sums = np.pad(values, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     total = (
         sums[:, side:, side:]

@@ -1,5 +1,5 @@
-"""What a second feature network of another kind says of the same pairs: what one network is blind
-to, another may see. (numpy only)
+"""Judge the same pairs with a second feature network of another kind, because one network may see
+what another cannot. It needs numpy only.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from .reference import Features
 from .terms import Terms
 
 OPEN_NSFW = "open-nsfw"
-PACKAGED = frozenset({OPEN_NSFW})  # that a package brings; weights of others are the site's
+# networks whose weights a package brings; a user brings those of others
+PACKAGED = frozenset({OPEN_NSFW})
 
 
 def asked_with(name: str) -> str:
-    """What follows --second-judge for the network of that name."""
+    """Return what follows --second-judge for the network of that name."""
     return name if name in PACKAGED else f"{name}.safetensors"
 
 
 @dataclass(frozen=True)
 class SecondFound:
-    """The gates that need no reference, over the second network's features; their limits are those
-    of the first.
+    """Hold the gates that need no reference, over the second network's features; their limits are
+    those of the first.
     """
 
     network: Features
@@ -34,12 +35,12 @@ class SecondFound:
 
     @property
     def states(self) -> dict[str, State]:
-        """Of each gate by its name."""
+        """Return the state of each gate by its name."""
         return {"moved (second)": self.moved.state, "apart (second)": self.apart.state}
 
     @property
     def failures(self) -> dict[str, str]:
-        """What is said of a gate that is not passed, by its name."""
+        """Return the clause for a gate that is not passed, by the gate's name."""
         by = f"by the second judge {self.network.name}"
         return {
             "moved (second)": f"{by}, features moved by {in_percent(self.moved)}",
@@ -56,7 +57,7 @@ class SecondFound:
 
 
 def found_by_second(pairs: Pairs, look: DistanceLook, terms: Terms) -> SecondFound | None:
-    """At a look; None where there is no second judge."""
+    """Return what the second judge says at a look; None if there is none."""
     network = pairs.full.second
     if network is None:
         return None

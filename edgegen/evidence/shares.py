@@ -1,6 +1,4 @@
-"""How large a share may be, given how many of so many were counted; exact, without a normal limit.
-(numpy only)
-"""
+"""Bound a share from a count out of a total; exact, without a normal limit. It needs numpy only."""
 
 from __future__ import annotations
 
@@ -14,14 +12,16 @@ from ..core.verdict import Interval
 from ..errors import UsageError
 from .distances import Float64
 
-HALVINGS = 60  # of [0, 1] when a limit is looked for: as exact as a float64
-FIRST = 0.4  # of the error, that the first look may use
-ASKED = 20  # times at most that a lower end is asked for
-MOST = 8  # looks
+HALVINGS = 60  # of [0, 1] in a search for a limit, which is then as exact as a float64
+FIRST = 0.4  # share of the error that the first look may use
+ASKED = 20  # times that a lower end is asked for at most
+MOST = 8  # number of looks at most
 
 
 def at_most(count: int, total: int, share: float) -> float:
-    """Probability that at most `count` of `total` are counted where `share` of all would be."""
+    """Return the probability that at most `count` of `total` are counted if `share` of all would
+    be.
+    """
     if count >= total or share <= 0:
         return 1.0
     if share >= 1:
@@ -34,14 +34,14 @@ def at_most(count: int, total: int, share: float) -> float:
 
 @lru_cache(maxsize=64)
 def _log_ways(total: int, most: int) -> Float64:
-    """Logarithm of the number of ways to pick 0, 1, ... most of total."""
+    """Return the logarithm of the number of ways to pick 0, 1, ... `most` of `total`."""
     picked = np.arange(1, most + 1)
     return np.concatenate([[0.0], np.cumsum(np.log((total - picked + 1) / picked))])
 
 
 def upper_limit(count: int, total: int, level: float) -> float:
-    """What the share is below, at this level, when count of total were seen (Clopper and Pearson
-    1934, one side).
+    """Return the limit that the share is below at this level, if count of total were seen (Clopper
+    and Pearson 1934, one side).
     """
     if count >= total:
         return 1.0
@@ -53,27 +53,29 @@ def upper_limit(count: int, total: int, level: float) -> float:
 
 
 def lower_limit(count: int, total: int, level: float) -> float:
-    """What the share is above, at this level (Clopper and Pearson 1934, the other side)."""
+    """Return the limit that the share is above at this level (Clopper and Pearson 1934, the other
+    side).
+    """
     return 1 - upper_limit(total - count, total, level)
 
 
 @dataclass(frozen=True)
 class ShareLooks:
-    """When a count is looked at so that a share of `limit` or more passes with no more probability
-    than `error`, all looks together.
+    """Schedule the looks at a count so that a share of `limit` or more passes with a probability of
+    at most `error`, all looks together.
 
     There is a look after just as many pairs as let 0, 1, 4, 9, ... counted ones pass. The first,
     which good images pass, may use FIRST of the error; the others bound the share at one level, the
-    lowest at which the probability that any look passes, computed exactly from look to look, is no
-    more than `error` (the boundary of Pocock 1977, for counts).
+    lowest at which the probability that any look passes, computed exactly from look to look, is at
+    most `error` (the boundary of Pocock 1977, for counts).
     """
 
-    limit: float  # that the share must stay below
-    error: float  # probability that it passes though it does not
-    maximum: int  # pairs
+    limit: float  # the share must stay below it
+    error: float  # probability that a share at or above the limit passes
+    maximum: int  # most pairs
 
     def __post_init__(self) -> None:
-        """UsageError for a limit or an error that is no probability."""
+        """Raise UsageError for a limit or an error that is no probability."""
         if not (0 < self.limit < 1 and 0 < self.error < 1 and self.maximum > 0):
             raise UsageError(
                 "E-LOOKS",
@@ -83,17 +85,19 @@ class ShareLooks:
 
     @property
     def first(self) -> int:
-        """Pairs at the first look, of which none may be counted; it may be beyond the maximum."""
+        """Return the pairs at the first look, of which none may be counted; it may exceed the
+        maximum.
+        """
         return math.ceil(math.log(FIRST * self.error) / math.log1p(-self.limit))
 
     @property
     def least(self) -> float:
-        """The smallest limit that `maximum` pairs without a counted one can show."""
+        """Return the smallest limit that `maximum` pairs without a counted one can show."""
         return float(1 - (FIRST * self.error) ** (1 / self.maximum))
 
     @cached_property
     def later_error(self) -> float:
-        """Of the bound at each look but the first."""
+        """Return the error of the bound at each look but the first."""
         low, high = self.error / self.maximum, self.error
         for _ in range(HALVINGS // 3):
             middle = math.sqrt(low * high)
@@ -103,23 +107,27 @@ class ShareLooks:
 
     @cached_property
     def looks(self) -> tuple[int, ...]:
-        """Pairs at each look; none where even no counted one in `maximum` pairs says too little."""
+        """Return the pairs at each look; none if even `maximum` pairs without a counted one show
+        too little.
+        """
         return self._looks(self.later_error)
 
     def level(self, pairs: int) -> float:
-        """Of the bound at that look."""
+        """Return the level of the bound at the look with so many pairs."""
         return 1 - (FIRST * self.error if pairs <= self.first else self.later_error)
 
     def passing(self, share: float, by: int | None = None) -> float:
-        """Probability that a look passes, `by` so many pairs, where `share` of all pairs would be
-        counted.
+        """Return the probability that a look passes, by `by` pairs at most, if `share` of all pairs
+        would be counted.
         """
         looks = self.looks if by is None else tuple(n for n in self.looks if n <= by)
         return self._passes(looks, share)
 
     def interval(self, count: int, pairs: int) -> Interval:
-        """Of the share after so many pairs. Its upper end errs as often as the look may; its lower
-        end, asked ASKED times at most, errs with the probability `error` in all.
+        """Return the interval of the share after so many pairs.
+
+        Its upper end errs as often as the look may; its lower end, asked at most ASKED times, errs
+        with the probability `error` in all.
         """
         low = lower_limit(count, pairs, 1 - self.error / ASKED)
         return Interval(count / pairs, low, upper_limit(count, pairs, self.level(pairs)))
@@ -133,8 +141,10 @@ class ShareLooks:
         return tuple(looks)
 
     def _passes(self, looks: tuple[int, ...], share: float) -> float:
-        """Exact: look by look, how probable each count is that has not passed yet."""
-        most = len(looks) ** 2  # counts beyond never pass
+        """Return the exact probability that a look passes, following from look to look how probable
+        each count is that has not passed yet.
+        """
+        most = len(looks) ** 2  # counts beyond it never pass
         counts = np.eye(most + 1)[0]
         passed, before = 0.0, 0
         for number, pairs in enumerate(looks):
@@ -147,10 +157,10 @@ class ShareLooks:
 
 
 def _fewest(allowed: int, error: float, limit: float, more_than: int, most: int) -> int:
-    """Pairs of which no more than `allowed` counted bound the share below the limit; most + 1 where
-    that many do not.
+    """Return the fewest pairs of which `allowed` counted ones bound the share below the limit; most
+    + 1 if not even `most` do.
     """
-    low, high = more_than, most + 1  # low does not, high does or is too many
+    low, high = more_than, most + 1  # low does not suffice; high does, or exceeds the maximum
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if at_most(allowed, middle, limit) <= error else (middle, high)
@@ -158,7 +168,7 @@ def _fewest(allowed: int, error: float, limit: float, more_than: int, most: int)
 
 
 def _probabilities(pairs: int, share: float, most: int) -> Float64:
-    """That 0, 1, ... most of these pairs are counted."""
+    """Return the probabilities that 0, 1, ... `most` of these pairs are counted."""
     most = min(most, pairs)
     if not 0 < share < 1:
         return np.eye(most + 1)[0 if share <= 0 else most] * float(share <= 0 or most == pairs)

@@ -1,4 +1,4 @@
-"""How sharp images are: the variance of their Laplacian. (numpy only)"""
+"""Measure how sharp images are by the variance of their Laplacian. It needs numpy only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 
 def sharpness(images: NDArray[np.floating[Any]]) -> float:
-    """Mean over images (n, c, h, w) of the variance of their four-neighbour Laplacian, borders left
-    out; 0 for flat images.
+    """Return the mean over images (n, c, h, w) of the variance of their four-neighbour Laplacian,
+    without borders; 0 for flat images.
     """
     x = np.asarray(images, np.float64)
     around = x[:, :, :-2, 1:-1] + x[:, :, 2:, 1:-1] + x[:, :, 1:-1, :-2] + x[:, :, 1:-1, 2:]

@@ -1,11 +1,11 @@
-"""How far generated images are from a few held-out photos (20 to 200), with intervals that hold
-there. (numpy only, float64)
+"""Measure how far generated images are from a few held-out photos (20 to 200), with intervals that
+hold at such numbers. It needs numpy only and computes in float64.
 
-Both sets are samples here: the interval covers other seeds and other photos of the same site. Each
+Both sets are samples here: the interval covers other seeds and other photos of the same kind. Each
 image's influence on the distance is known in closed form (the jackknife), so two looks at one
 training, made from the same seeds and judged by the same photos, are compared image by image.
-Degrees of freedom after Welch and Satterthwaite: the fewer photos, the wider. docs/statistics.md
-has the coverage, measured, and what does not hold.
+Degrees of freedom follow Welch and Satterthwaite: the fewer photos, the wider. docs/statistics.md
+has the measured coverage, and what does not hold.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .distances import Float64, Floats, Moments, finite
 from .distances import frechet as plain_frechet
 from .intervals import estimate
 
-LEAST = 8  # photos or samples: with fewer an interval says nothing
+LEAST = 8  # least number of photos or samples; with fewer an interval says nothing
 PER_DIRECTION = 4  # held-out photos for each direction of the Frechet distance
 
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """Squared distance of generated images to held-out photos, unbiased or nearly, so it may fall
-    below 0.
+    """Hold the squared distance of generated images to held-out photos; it is unbiased or nearly
+    so, and may be negative.
 
-    made (n,) and held_out (m,): how much each image and each photo adds to it, less the mean.
-    EdgegenError on NaN.
+    `made` (n,) and `held_out` (m,) say how much each image and each photo adds to it, less the
+    mean. Raises EdgegenError on NaN.
     """
 
     value: float
@@ -44,7 +44,7 @@ class Distance:
             finite(part)
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Of the distance itself."""
+        """Return the interval of the distance."""
         return _around(self.value, self.made, self.held_out, level)
 
     def to_json(self) -> JsonObject:
@@ -52,7 +52,9 @@ class Distance:
 
     @classmethod
     def from_json(cls, data: JsonObject) -> Distance:
-        """KeyError, TypeError, ValueError or EdgegenError for anything else."""
+        """Read a distance. Raises KeyError, TypeError, ValueError or EdgegenError for anything
+        else.
+        """
         made, held_out = (np.array(data[name], np.float64) for name in ("made", "held_out"))
         if made.ndim != 1 or held_out.ndim != 1 or min(len(made), len(held_out)) < LEAST:
             raise ValueError(
@@ -62,10 +64,10 @@ class Distance:
 
 
 def kernel(generated: Floats, held_out: Floats) -> Distance:
-    """KID: squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al. 2018),
-    over all pairs, unbiased.
+    """Return the KID: squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et
+    al. 2018), over all pairs, unbiased.
 
-    Raises InputError for fewer than LEAST rows, EdgegenError on NaN. Memory: (n + m)^2 numbers.
+    Raises InputError for fewer than LEAST rows, EdgegenError on NaN. Memory is (n + m)^2 numbers.
     """
     x, y = _checked(generated, held_out)
     n, m, d = len(x), len(y), x.shape[1]
@@ -81,24 +83,26 @@ def kernel(generated: Floats, held_out: Floats) -> Distance:
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """Where a Frechet distance looks: orthogonal directions (d, k) about a centre (d,)."""
+    """Project features for a Frechet distance on orthogonal directions (d, k) about a
+    centre (d,).
+    """
 
     centre: Float64
     axes: Float64
 
     def __call__(self, features: Floats) -> Float64:
-        """(n, d) -> (n, k)."""
+        """Project features (n, d) to (n, k)."""
         out: Float64 = (features.astype(np.float64) - self.centre) @ self.axes
         return out
 
 
 def directions(train: Floats, count: int) -> Directions:
-    """The main directions of the training photos' features (n, d), one for every PER_DIRECTION of
-    `count` images.
+    """Return the main directions of the training photos' features (n, d), one for every
+    PER_DIRECTION of `count` images.
 
-    count: of the smaller of the two sets that will be compared, held-out photos as a rule. Never
-    directions of the held-out photos themselves: chosen for these, they would make every generator
-    look worse. InputError for too few training photos.
+    `count` is the size of the smaller of the two sets that will be compared, usually the held-out
+    photos. Directions are never those of the held-out photos themselves: chosen for these, they
+    would make every generator look worse. Raises InputError for too few training photos.
     """
     x = finite(train).astype(np.float64)
     k = count // PER_DIRECTION
@@ -115,11 +119,11 @@ def directions(train: Floats, count: int) -> Directions:
 
 
 def frechet(generated: Floats, held_out: Floats, along: Directions) -> Distance:
-    """Squared Frechet distance of features (n, d) and (m, d) along few directions, corrected for
-    the numbers of both.
+    """Return the squared Frechet distance of features (n, d) and (m, d) along few directions,
+    corrected for the numbers of both.
 
-    To the order kept the bias and the variance of two samples are sums of what each has against the
-    other taken as exact.
+    To the order that is kept, the bias and the variance of two samples are sums of what each has
+    against the other taken as exact. Raises InputError for fewer than LEAST rows.
     """
     x, y = (along(part) for part in _checked(generated, held_out))
     a, b = Moments.of(x), Moments.of(y)
@@ -128,8 +132,8 @@ def frechet(generated: Floats, held_out: Floats, along: Directions) -> Distance:
 
 
 def change(before: Distance, after: Distance, level: float = 0.95) -> Interval:
-    """after - before, in units of the distance; both from the same seeds in the same order, against
-    the same photos.
+    """Return the interval of after - before, in units of the distance; both come from the same
+    seeds in the same order, against the same photos.
     """
     _same(before, after)
     return _around(
@@ -141,10 +145,11 @@ def change(before: Distance, after: Distance, level: float = 0.95) -> Interval:
 
 
 def ratio(before: Distance, after: Distance, level: float = 0.95) -> Interval:
-    """after / before, paired like `change`; the interval after Fieller 1954, since `before` is not
-    sure either.
+    """Return the interval of after / before, paired like `change`, after Fieller 1954 because
+    `before` is uncertain too.
 
-    EdgegenError when `before` cannot be told from zero at `level`: then the ratio may be anything.
+    Raises EdgegenError if `before` cannot be distinguished from zero at `level`, because the ratio
+    may then be anything.
     """
     _same(before, after)
     share = after.value / before.value if before.value > 0 else 0.0
@@ -156,7 +161,7 @@ def ratio(before: Distance, after: Distance, level: float = 0.95) -> Interval:
     own, both, other = (
         reach * _covariance(a, b) for a, b in ((before, before), (before, after), (after, after))
     )
-    # every r with (after - r before)^2 <= reach x its variance: a r^2 - 2 b r + c <= 0
+    # every r with (after - r before)^2 <= reach x its variance solves a r^2 - 2 b r + c <= 0
     a, b, c = before.value**2 - own, before.value * after.value - both, after.value**2 - other
     if not (a > 0 and before.value > 0):
         sigma = _covariance(before, before) ** 0.5
@@ -199,7 +204,7 @@ def _centred(values: Float64) -> Float64:
 
 
 def _product(a: Float64, b: Float64) -> float:
-    """Covariance of the means of two influences."""
+    """Return the covariance of the means of two influences."""
     return float((a * b).sum() / (len(a) - 1) / len(a))
 
 
@@ -208,8 +213,8 @@ def _covariance(a: Distance, b: Distance) -> float:
 
 
 def _freedom(generated: Float64, held_out: Float64) -> float:
-    """Degrees of freedom of a sum of two estimated variances (Welch, Satterthwaite); infinite when
-    nothing varies.
+    """Return the degrees of freedom of a sum of two estimated variances (Welch, Satterthwaite);
+    infinite if nothing varies.
     """
     a, b = _product(generated, generated), _product(held_out, held_out)
     return (
@@ -226,8 +231,8 @@ def _around(value: float, generated: Float64, held_out: Float64, level: float) -
 
 
 def student(level: float, freedom: float) -> float:
-    """Two-sided quantile of Student's t, to 0.1 % from 7 degrees of freedom up at 95 % (Abramowitz
-    and Stegun 26.7.5).
+    """Return the two-sided quantile of Student's t, to 0.1 % from 7 degrees of freedom up at 95 %
+    (Abramowitz and Stegun 26.7.5).
     """
     z, v = NormalDist().inv_cdf((1 + level) / 2), freedom
     return (

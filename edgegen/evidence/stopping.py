@@ -1,8 +1,8 @@
-"""When to stop a training on few photos: no look is better beyond noise any more, or photos are
-remembered. (numpy only)
+"""Decide when to stop a training on few photos: no look is better beyond noise any more, or photos
+are remembered. It needs numpy only.
 
-A look is a step's samples, always of the same seeds, measured against the same held-out photos. The
-rule is a function of the looks alone; kept as JSON, it goes on after a resume as if nothing had
+A look is a step's samples, always of the same seeds, compared with the same held-out photos. The
+rule is a function of the looks alone; kept as JSON, it continues after a resume as if nothing had
 happened.
 """
 
@@ -23,7 +23,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen at a step; novelty: the features' ratio; membership: AUC of the attack."""
+    """Hold what was seen at a step; `novelty` is the features' ratio, `membership` the AUC of the
+    attack.
+    """
 
     step: int
     kid: Interval
@@ -45,8 +47,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Rule:
-    """patience: looks without a better one before the end; limits: of what may be remembered;
-    level: of "better".
+    """Hold the rule: `patience` is the number of looks without a better one before the end,
+    `limits` bound what may be remembered, and `level` is that of "better".
     """
 
     patience: int = 5
@@ -63,8 +65,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Decision:
-    """state, and why in a sentence; best: step of the lowest distance where nothing is remembered,
-    None when there is none.
+    """Hold the state, and why in a sentence.
+
+    `best` is the step with the lowest distance among those where nothing is remembered, None if
+    there is none.
     """
 
     state: Literal["go on", "no better", "remembers"]
@@ -78,11 +82,11 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """Looks so far. marks: number of each look that beat the mark before it beyond noise, with its
-    distance; the first is one.
+    """Hold the looks so far.
 
-    A look is compared with the last mark and not with the best so far, so that many small steps
-    down add up to an improvement.
+    `marks` has the number and the distance of each look that beat the mark before it beyond noise;
+    the first look is one. A look is compared with the last mark and not with the best so far, so
+    that many small steps down add up to an improvement.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -90,8 +94,9 @@ class Watch:
     marks: tuple[tuple[int, Distance], ...] = ()
 
     def look(self, step: int, distance: Distance, memory: Memory) -> Watch:
-        """With one look more. ValueError for a step that is not after the last, other seeds or
-        other photos.
+        """Return the watch with one more look.
+
+        Raises ValueError for a step that is not after the last, other seeds or other photos.
         """
         seen = Look(
             step, distance.interval(), memory.near_copies, memory.features.ratio, memory.membership
@@ -99,7 +104,7 @@ class Watch:
         return self.add(seen, distance)
 
     def add(self, seen: Look, distance: Distance) -> Watch:
-        """The same, from a Look."""
+        """Return the watch with one more look, given as a Look."""
         if self.looks and seen.step <= self.looks[-1].step:
             raise ValueError(f"looks go forward: step {seen.step} after step {self.looks[-1].step}")
         better = not self.marks or change(self.marks[-1][1], distance, self.rule.level).high < 0
@@ -107,8 +112,8 @@ class Watch:
         return replace(self, looks=(*self.looks, seen), marks=(*self.marks, *mark))
 
     def rewind(self, step: int) -> Watch:
-        """As it was at `step`: what a run needs that resumes from a checkpoint older than its last
-        look.
+        """Return the watch as it was at `step`, for a run that resumes from a checkpoint older than
+        its last look.
         """
         looks = tuple(seen for seen in self.looks if seen.step <= step)
         return replace(
@@ -117,7 +122,7 @@ class Watch:
 
     @property
     def decision(self) -> Decision:
-        """After the last look."""
+        """Return the decision after the last look."""
         if not self.looks:
             return Decision("go on", "nothing was looked at yet", None)
         clean = [seen for seen in self.looks if not self._faults(seen)]
@@ -144,7 +149,7 @@ class Watch:
 
     @classmethod
     def from_json(cls, data: JsonObject) -> Watch:
-        """What to_json gave. InputError E-WATCH for anything else."""
+        """Read what to_json returned. Raises InputError E-WATCH for anything else."""
         try:
             return cls._read(data)
         except (KeyError, TypeError, ValueError, EdgegenError) as error:

@@ -1,5 +1,5 @@
-"""What images must be to be as good as full precision, and how the error is shared among those who
-try.
+"""State the terms under which images count as good as full precision, and divide the error among
+the attempts at them.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from ..core.seeds import VERDICTS
 from ..errors import UsageError
 from .shares import ShareLooks
 
-ERROR = 0.05  # probability that images which break a limit pass, all attempts together
-FIRST_SHARE = 0.8  # of ERROR, that the first attempt may use; all others share the rest
-# pairs whose pixels alone are compared, for each of those whose features are
+ERROR = 0.05  # probability that images which break a limit pass, over all attempts together
+FIRST_SHARE = 0.8  # share of ERROR that the first attempt may use; all others divide the rest
+# pairs that are compared by pixels alone, for each pair whose features are compared
 PIXEL_PAIRS = 5
-FEWEST_PAIRS = 64  # whose features are compared: what large models can afford
-MOST_PAIRS = 1_000_000  # whose pixels are compared
-WORSE_CLASS_DB = 3.0  # that one class may lie below the PSNR asked of all: twice the error
+FEWEST_PAIRS = 64  # least pairs whose features are compared, which large models can afford
+MOST_PAIRS = 1_000_000  # most pairs whose pixels are compared
+WORSE_CLASS_DB = 3.0  # dB that one class may lie below the PSNR required of all: twice the error
 
 
 def share(number: int) -> float:
-    """Of ERROR, what attempt 0, 1, 2, ... may use: 0.8, then 0.1, 0.033, 0.017, ...; together 1."""
+    """Return the share of ERROR that attempt 0, 1, 2, ... may use: 0.8, then 0.1, 0.033, 0.017,
+    ...; they add up to 1.
+    """
     return FIRST_SHARE if number == 0 else (1 - FIRST_SHARE) / (number * (number + 1))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Where a verdict's seeds begin, the level that all its looks hold at together, and which
-    attempt at these full-precision weights it is.
+    """Hold where a verdict's seeds begin, the level that all its looks hold at together, and the
+    number of the attempt at these full-precision weights.
     """
 
     first_seed: int
@@ -37,34 +39,37 @@ class Trial:
 
 
 def trial(weights: str, number: int) -> Trial:
-    """Of an attempt at these full-precision weights, named by their hash."""
+    """Return the trial of an attempt at the full-precision weights that have this hash."""
     return Trial(VERDICTS.following(MOST_PAIRS, weights, number)[0], level(number), number)
 
 
 def level(number: int) -> float:
-    """That all looks of an attempt hold at together."""
+    """Return the level that all looks of an attempt hold at together."""
     return 1 - ERROR * share(number)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What images must be to be as good, each with an interval on `maximum` pairs at most."""
+    """Hold the limits that images must keep, each with an interval on at most `maximum` pairs."""
 
-    budget: float  # change of the Frechet distance to the reference, either way, as a fraction
-    maximum: int  # pairs whose features are compared; PIXEL_PAIRS times as many by pixels alone
+    budget: float  # largest relative change of the Frechet distance to the reference, up or down
+    # most pairs whose features are compared; PIXEL_PAIRS times as many are compared by pixels
+    maximum: int
     psnr: float = 0.0  # dB over all pairs; one class may lie WORSE_CLASS_DB below
-    ruined: float = 0.002  # share of pairs that anybody would tell apart
-    # mean square that an image's features move, and distance of the two sets, over the mean square
-    # from seed to seed
+    ruined: float = 0.002  # largest share of pairs that anybody can tell apart
+    # limits of the mean square that an image's features move, and of the distance of the two sets,
+    # over the mean square between two seeds
     moved: float = 0.05
     apart: float = 0.005
-    # False where there is no reference, or one of other photos: the distance is then told, where
-    # it can be, and decides nothing
+    # False if there is no reference, or one of other photos: the distance is then reported, if it
+    # can be, but decides nothing
     is_distance_counted: bool = True
-    pixels: int = 0  # pairs at most whose pixels are compared; 0: PIXEL_PAIRS times `maximum`
+    pixels: int = 0  # most pairs whose pixels are compared; 0: PIXEL_PAIRS times `maximum`
 
     def __post_init__(self) -> None:
-        """UsageError for more pairs than a verdict has seeds for, and for limits that are none."""
+        """Raise UsageError for more pairs than a verdict has seeds for, and for limits out of
+        range.
+        """
         most = MOST_PAIRS // PIXEL_PAIRS
         if not 0 < self.maximum <= most:
             raise UsageError(
@@ -84,27 +89,27 @@ class Terms:
 
     @property
     def class_psnr(self) -> float:
-        """dB that the images of each class must reach."""
+        """Return the PSNR in dB that the images of each class must reach."""
         return max(self.psnr - WORSE_CLASS_DB, 0.0)
 
     def tail_looks(self, level: float) -> ShareLooks:
-        """When the ruined pairs are counted; all looks hold at this level."""
+        """Return when the ruined pairs are counted; all looks hold at this level together."""
         return ShareLooks(min(self.ruined, math.nextafter(1, 0)), 1 - level, self.pixel_pairs)
 
     @property
     def pixel_pairs(self) -> int:
-        """Pairs at most whose pixels are compared."""
+        """Return the most pairs whose pixels are compared."""
         return self.pixels or PIXEL_PAIRS * self.maximum
 
     @property
     def fewest(self) -> int:
-        """Pairs whose pixels can show what is asked of ruined ones; never below what a verdict
-        takes.
+        """Return the fewest pairs whose pixels can show the limit on ruined ones, at least
+        FEWEST_PAIRS.
         """
         return max(self.tail_looks(level(0)).first, FEWEST_PAIRS)
 
     def check_enough(self) -> None:
-        """UsageError where so few pairs cannot show what is asked of ruined ones, whatever the
+        """Raise UsageError if so few pairs cannot show the limit on ruined ones, however good the
         images are.
         """
         looks = self.tail_looks(level(0))
@@ -120,8 +125,8 @@ class Terms:
         )
 
     def to_json(self) -> dict[str, float]:
-        """Only what is asked: a distance that is counted is not said to be, nor pixels that follow
-        from the maximum.
+        """Return only the terms that differ from what follows by default: `is_distance_counted`
+        only if False, and `pixels` only if set.
         """
         found = asdict(self)
         if not self.pixels:

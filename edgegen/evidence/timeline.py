@@ -1,5 +1,5 @@
-"""Pictures of an adaptation: the same seeds from look to look above real photos, and runs side by
-side. (numpy and Pillow)
+"""Draw an adaptation: the same seeds from look to look above real photos, and runs side by side. It
+needs numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..core.images import grid
 
-# pixels: of letters, of a title, between images, around all
+# pixels: height of letters, height of a title, gap between images, margin around all
 SIZE, HEAD, GAP, MARGIN = 13, 22, 2, 10
-WIDE = 64  # pixels an image at least: small ones are enlarged by whole numbers
+WIDE = 64  # least pixels of an image's side; small images are enlarged by a whole number
 INK, QUIET = (30, 30, 30), (110, 110, 110)
 
 
 def timeline(
     looks: Sequence[tuple[str, np.ndarray]], photos: np.ndarray, columns: int = 12, most: int = 10
 ) -> np.ndarray:
-    """One picture (h, w, 3) uint8: a row for each (label, images of the same seeds), two rows of
-    real photos below a line.
+    """Draw one picture (h, w, 3) uint8: a row for each (label, images of the same seeds), and below
+    a line two rows of real photos.
 
-    Images and photos (n, h, w, 3) uint8 of one size; the first `columns` are shown. Of more than
-    `most` looks the first, the last and evenly chosen ones between. ValueError when there is
-    nothing to show or sizes differ.
+    Images and photos are (n, h, w, 3) uint8 of one size; the first `columns` are shown. Of more
+    than `most` looks, the first, the last and evenly chosen ones between are shown. Raises
+    ValueError if there is nothing to show or sizes differ.
     """
     if not looks or most < 2:
         raise ValueError("a timeline needs a look, and room for the first and the last")
@@ -67,12 +67,12 @@ def timeline(
 def comparison(
     blocks: Mapping[str, np.ndarray], columns: int = 6, count: int = 36, across: int = 4
 ) -> np.ndarray:
-    """One picture (h, w, 3) uint8: a titled block for each name of the first `count` of its images
-    (n, h, w, 3) uint8.
+    """Draw one picture (h, w, 3) uint8 with a titled block for each name, of the first `count` of
+    its images (n, h, w, 3) uint8.
 
     `across` blocks stand side by side, further ones below: base, adaptations and photos in the
-    order given. Titles that are too long are cut. ValueError when there is nothing to show or sizes
-    differ.
+    given order. Titles that are too long are cut. Raises ValueError if there is nothing to show or
+    sizes differ.
     """
     if not blocks:
         raise ValueError("a comparison needs something to compare")
@@ -95,7 +95,7 @@ def comparison(
 
 
 def check(parts: Sequence[np.ndarray]) -> None:
-    """ValueError unless all are uint8 images (n, h, w, 3), n >= 1, of one size."""
+    """Raise ValueError unless all are uint8 images (n, h, w, 3), n >= 1, of one size."""
     for part in parts:
         if (
             part.dtype != np.uint8
@@ -115,23 +115,23 @@ def canvas(wide: int, high: int) -> Image.Image:
 
 
 def enlargement(size: int) -> int:
-    """Times an image of `size` pixels is enlarged to be WIDE at least."""
+    """Return the factor that enlarges an image of `size` pixels to at least WIDE."""
     return -(-WIDE // size)
 
 
 def enlarged(pixels: np.ndarray, size: int) -> np.ndarray:
-    """(h, w, 3) made of images of `size` pixels, each pixel a square."""
+    """Enlarge (h, w, 3) made of images of `size` pixels, so that each pixel becomes a square."""
     times = enlargement(size)
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def width(text: str) -> int:
-    """Pixels."""
+    """Return the width of the text in pixels."""
     return int(np.ceil(ImageFont.load_default(SIZE).getlength(text)))
 
 
 def cut(text: str, wide: int) -> str:
-    """As much of the text as fits into `wide` pixels, with dots for the rest."""
+    """Return as much of the text as fits into `wide` pixels, with dots for the rest."""
     if width(text) <= wide:
         return text
     while text and width(text + "...") > wide:

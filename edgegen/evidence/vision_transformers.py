@@ -1,8 +1,8 @@
-"""DINOv2 and CLIP's vision half from their weight files, run by `transformers`. (torch, and
-transformers where one is asked for)
+"""Run DINOv2 and CLIP's vision half from their weight files with `transformers`. It needs torch,
+and transformers once a network is asked for.
 
-Sizes are read from the tensors; what these do not say is as published: attention heads are 64 wide,
-CLIP's activation is OpenAI's.
+Sizes are read from the tensors; the rest is as published: attention heads are 64 wide, and CLIP's
+activation is OpenAI's.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 HEAD = 64  # width of an attention head
-# mean and standard deviation of each colour, of [0, 1]
+# mean and standard deviation of each colour in [0, 1]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def dinov2(state: Mapping[str, Tensor]) -> Forward:
-    """The class token after the last norm (Oquab et al. 2023)."""
+    """Return a function that gives the class token after the last norm (Oquab et al. 2023)."""
     need_transformers("dinov2")
     from transformers import Dinov2Config, Dinov2Model
 
@@ -56,15 +56,15 @@ def dinov2(state: Mapping[str, Tensor]) -> Forward:
 
 
 def clip_size(state: Mapping[str, Tensor]) -> int:
-    """Pixels a side that a CLIP file was trained on."""
+    """Return the side in pixels that a CLIP file was trained on."""
     positions = state["vision_model.embeddings.position_embedding.weight"]
     patch = state["vision_model.embeddings.patch_embedding.weight"].shape[-1]
     return patch * _side(positions.shape[0] - 1)
 
 
 def clip(state: Mapping[str, Tensor]) -> Forward:
-    """The image's embedding, or where the file has no projection what goes into it (Radford et al.
-    2021).
+    """Return a function that gives the image's embedding, or its input if the file has no
+    projection (Radford et al. 2021).
     """
     need_transformers("clip")
     from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
@@ -98,13 +98,15 @@ def clip(state: Mapping[str, Tensor]) -> Forward:
 
 
 def normal(x: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    """(n, 3, h, w) in [0, 255], less the mean of each colour and over its deviation."""
+    """Normalize (n, 3, h, w) in [0, 255]: scale to [0, 1], subtract each colour's mean and divide
+    by its deviation.
+    """
     middle, spread = (torch.tensor(part)[:, None, None] for part in (mean, deviation))
     return (x / 255 - middle) / spread
 
 
 def need_transformers(name: str) -> None:
-    """RuntimeMissing with what to do, where the library is not installed."""
+    """Raise RuntimeMissing, with what to do, if the library is not installed."""
     if find_spec("transformers") is None:
         raise RuntimeMissing(
             "E-FEATURES",
@@ -114,15 +116,16 @@ def need_transformers(name: str) -> None:
 
 
 def _loaded(kind: Any, config: PretrainedConfig, state: Mapping[str, Tensor]) -> Any:
-    """The library knows how tensors of older files are called in its models. ValueError names one
-    that is missing, or that the model has no place for.
+    """Load a model with these weights; the library maps the tensor names of older files.
+
+    Raises ValueError for a tensor that is missing, unexpected or of another shape.
     """
     with _quiet():
         model, said = kind.from_pretrained(
             None,
             config=config,
             state_dict=dict(state),
-            ignore_mismatched_sizes=True,  # told below, in one sentence
+            ignore_mismatched_sizes=True,  # mismatches are reported below in one sentence
             local_files_only=True,
             output_loading_info=True,
         )
@@ -135,7 +138,7 @@ def _loaded(kind: Any, config: PretrainedConfig, state: Mapping[str, Tensor]) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The library's bars and tables are not ours to print; what it was set to comes back."""
+    """Keep the library from printing bars and tables, and restore its settings after the block."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -155,7 +158,7 @@ def _layers(state: Mapping[str, Tensor], before: str) -> int:
 
 
 def _side(patches: int) -> int:
-    """ValueError where so many patches are no square."""
+    """Return the side of a square of so many patches. Raises ValueError if they form no square."""
     side = math.isqrt(patches)
     if side * side != patches:
         raise ValueError(f"{patches} positions are no square of patches")

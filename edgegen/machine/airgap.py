@@ -1,5 +1,5 @@
-"""doctor --airgap: does anything that runs here want the network? Everything doctor tries is tried
-in sealed processes.
+"""Check for doctor --airgap whether anything that runs here wants the network. Everything that
+doctor tries is tried in sealed processes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from ..core.offline import OFFLINE, TELEMETRY
 from .network_sandbox import unwatched
 
-# seconds a sealed process goes on after its work: ONNX Runtime's telemetry waits 9 before it opens
-# a socket
+# seconds that a sealed process continues after its work, because ONNX Runtime's telemetry waits 9
+# seconds before it opens a socket
 LISTEN = 12.0
 Check = tuple[bool, str]  # whether it holds, and what was found
 
@@ -21,8 +21,10 @@ Check = tuple[bool, str]  # whether it holds, and what was found
 def report(
     attempts: Mapping[str, Sequence[str]], more: Mapping[str, Check] | None = None
 ) -> dict[str, Any]:
-    """For --json. attempts: who wanted the network, by what was being tried; more: checks of what
-    this module knows nothing of.
+    """Return the report for --json.
+
+    `attempts` says what wanted the network, by what was being tried; `more` has checks that this
+    module knows nothing about.
     """
     wishes = [f"{what}: {wish}" for what, found in attempts.items() for wish in found]
     nobody = f"nobody opened an internet socket or looked up a name: {', '.join(attempts)}"

@@ -1,5 +1,5 @@
-"""Questions that a process of their own answers: a crash is an answer too, and so is a wish for the
-network.
+"""Ask questions that a process of its own answers: a crash is an answer too, and so is a wish for
+the network.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..core.offline import offline
 from ..core.temporary import scratch
 
 LIMIT = 120  # seconds one question may take
-ATTEMPTS = "attempts"  # file of the child's folder: a line for each wish to reach the network
-# The child looks for modules where this process does: with -m it would also take a user's own
-# json.py from the working folder.
+ATTEMPTS = "attempts"  # file in the child's folder with a line for each wish to reach the network
+# The child looks for modules in the same places as this process: with -m it would also load a
+# user's own json.py from the working folder.
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[5:]; from edgegen.machine.child_process import child; "
     "child(*sys.argv[1:5])"
@@ -29,8 +29,8 @@ _CHILD = (
 
 @dataclass(frozen=True)
 class Answer:
-    """found: what the child said, None if it could not; why: the reason; attempts: who in it wanted
-    to reach the network.
+    """Hold what the child returned (None if it could not), the reason, and what in it wanted to
+    reach the network.
     """
 
     found: Any
@@ -41,12 +41,11 @@ class Answer:
 def ask(
     question: str, *arguments: str, listen: float | None = None, limit: float | None = None
 ) -> Answer:
-    """The JSON value that `question`, "module:function", returns in a child that calls it with a
-    folder and the arguments.
+    """Return the JSON value that `question` ("module:function") returns in a child process, which
+    calls it with a folder and the arguments.
 
-    listen: the child is sealed off the network, and goes on for as many seconds after it has
-    answered; limit: seconds that it may take,
-    LIMIT unless told.
+    With `listen`, the child is sealed off the network and continues for so many seconds after its
+    answer; `limit` is the seconds that it may take, by default LIMIT.
     """
     patience = LIMIT if limit is None else limit
     with scratch() as place:
@@ -93,7 +92,7 @@ def ask(
 
 
 def _last(text: str) -> Any:
-    """The last line as JSON; libraries print before it. None if it is none."""
+    """Parse the last line as JSON, because libraries print before it; None if it is not JSON."""
     try:
         return json.loads(text.splitlines()[-1])
     except (ValueError, IndexError):
@@ -110,7 +109,7 @@ def _attempts(folder: str) -> tuple[str, ...]:
 
 
 def child(question: str, folder: str, arguments: str, listen: str) -> None:
-    """Prints the answer as one line of JSON."""
+    """Answer in the child process: print the answer as one line of JSON."""
     if listen:
         from .network_sandbox import seal
 

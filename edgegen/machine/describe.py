@@ -1,4 +1,4 @@
-"""What this computer is: processor, memory, disks and the variables that matter to edgegen."""
+"""Describe this computer: processor, memory, disks and the variables that matter to edgegen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST_SHARED, LEAST_DISK = 64 << 20, 1 << 30  # bytes
 
 
 def machine() -> dict[str, Any]:
-    """Everything but packages and runtimes; sizes in bytes."""
+    """Return everything except packages and runtimes; sizes are in bytes."""
     pages = os.sysconf("SC_PAGE_SIZE")
     found = {
         "edgegen": __version__,
@@ -46,8 +46,8 @@ def machine() -> dict[str, Any]:
 
 
 def _shared_memory() -> dict[str, int] | None:
-    """What is in /dev/shm, through which libraries pass data from thread to thread and process to
-    process; None where it is not there.
+    """Return the size of /dev/shm, through which libraries pass data between threads and processes;
+    None if it does not exist.
     """
     try:
         usage = shutil.disk_usage(SHARED)
@@ -57,7 +57,9 @@ def _shared_memory() -> dict[str, int] | None:
 
 
 def remarks(machine: Mapping[str, Any]) -> list[str]:
-    """What of this machine is likely to be met as a failure of something else."""
+    """Return remarks on properties of this machine that are likely to appear as failures of
+    something else.
+    """
     shared, said = machine["shared_memory_bytes"], list[str]()
     if shared is None or shared["total"] < LEAST_SHARED:
         size = "is not there" if shared is None else f"holds {shared['total'] / 1e6:.3g} MB"
@@ -72,8 +74,8 @@ def remarks(machine: Mapping[str, Any]) -> list[str]:
 
 
 def measured_on() -> dict[str, Any]:
-    """What a manifest says of the machine that its figures are from; nothing that tells whose it
-    is.
+    """Return what a manifest says of the machine that its figures are from, but nothing that tells
+    whose it is.
     """
     return {
         "cpu": cpu_model(),

@@ -1,5 +1,5 @@
-"""Meters of energy that this machine has and lets us read: RAPL of its processors, NVML of its
-GPU.
+"""Read the energy meters that this machine has and lets us read: RAPL of its processors, NVML of
+its GPU.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..core.reader import read_bytes
 from ..errors import EdgegenError
 
 POWERCAP = Path("/sys/class/powercap")
-_SMALL = 4096  # bytes that the kernel says at once
-# what NVML calls reasons why a clock is lower than it could be, that a timing should know of
+_SMALL = 4096  # bytes that the kernel returns at a time
+# NVML's reasons for a lower clock that matter to a timing
 _THROTTLE = {
     0x4: "power limit",
     0x8: "hardware slowdown",
@@ -28,7 +28,7 @@ _THROTTLE = {
 
 @dataclass
 class Meter:
-    """counters: microjoules, each with the number at which it begins anew (0: never)."""
+    """Hold counters in microjoules, each with the value at which it restarts (0: never)."""
 
     name: str
     counters: Mapping[str, tuple[Callable[[], int], int]]
@@ -38,7 +38,7 @@ class Meter:
         self._last = {name: read() for name, (read, _) in self.counters.items()}
 
     def joules(self) -> float:
-        """Since `start`; read more often than a counter goes round."""
+        """Return the joules since `start`; no counter may restart more than once in between."""
         total = 0
         for name, (read, size) in self.counters.items():
             spent = read() - self._last[name]
@@ -47,7 +47,7 @@ class Meter:
 
 
 def processor_meter(root: Path = POWERCAP) -> Meter | str:
-    """RAPL of all packages, or why there is none."""
+    """Return a meter of all packages by RAPL, or why there is none."""
     zones = sorted(path for path in root.glob("intel-rapl:*") if path.name.count(":") == 1)
     if not zones:
         return f"this machine shows no RAPL counters under {root}"
@@ -71,21 +71,23 @@ def _integer(path: Path) -> int:
 
 
 def gpu_meter() -> Meter | str:
-    """NVML of the first GPU, or why there is none."""
+    """Return a meter of the first GPU by NVML, or why there is none."""
     nvml = _nvml()
     if isinstance(nvml, str):
         return nvml
     try:
         device = nvml.nvmlDeviceGetHandleByIndex(0)
         nvml.nvmlDeviceGetTotalEnergyConsumption(device)
-    except Exception as error:  # its own class, of a module that is not always there
+    except Exception as error:  # NVML's own class, from a module that may be missing
         return f"NVML counts no energy here: {error}"
-    read = nvml.nvmlDeviceGetTotalEnergyConsumption  # millijoules
+    read = nvml.nvmlDeviceGetTotalEnergyConsumption  # in millijoules
     return Meter("NVML of the GPU", {"gpu": (lambda: 1000 * int(read(device)), 0)})
 
 
 def gpu_state() -> str:
-    """Name, driver, clocks, power and throttling of the first GPU, or why they are not known."""
+    """Return name, driver, clocks, power and throttling of the first GPU, or why they are
+    unknown.
+    """
     nvml = _nvml()
     if isinstance(nvml, str):
         return nvml
@@ -111,12 +113,12 @@ def _text(value: str | bytes) -> str:
 
 
 def _nvml() -> Any:
-    """The library with a driver behind it, or why there is none, as a sentence."""
+    """Return the library with a driver behind it, or a sentence that says why there is none."""
     with contextlib.suppress(ImportError):
         nvml = import_module("pynvml")
         try:
             nvml.nvmlInit()
-        except Exception as error:  # no driver, no GPU
+        except Exception as error:  # without a driver or a GPU
             return f"NVML finds no GPU: {error}"
         return nvml
     return "nvidia-ml-py is not installed"

@@ -1,8 +1,8 @@
-"""A process that cannot reach the network, and tells who in it wanted to: Python by an audit hook,
-native code by its death.
+"""Seal a process off the network and record what in it wanted to reach it: Python through an audit
+hook, native code through its death.
 
-The kernel ends the process when code of any library opens an internet socket (seccomp, no privilege
-needed); what Python code wants is written down and refused before it comes to that.
+The kernel ends the process when code of any library opens an internet socket (seccomp, which needs
+no privilege); what Python code wants is recorded and refused before that.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ LOCAL = (None, "", "localhost", "127.0.0.1", "::1")
 MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # classic BPF
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000  # SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS
-_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2  # of prctl(2)
+_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2  # arguments of prctl(2)
 
 
 def seal(attempts: Path) -> None:
-    """From here on; `attempts` gets a line for each wish of Python code. Native code is watched
-    where unwatched() says None.
+    """Seal this process from here on; `attempts` gets a line for each wish of Python code.
+
+    Native code is watched where unwatched() returns None.
     """
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -38,13 +39,13 @@ def seal(attempts: Path) -> None:
             raise OSError(errno.ENETUNREACH, "edgegen sealed this process off the network")
 
     sys.addaudithook(hook)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its death is expected: no core file
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file, because its death is expected
     if unwatched() is None:
         _filter(*MACHINES[platform.machine()])
 
 
 def unwatched() -> str | None:
-    """Why native code cannot be watched on this machine; None where it is."""
+    """Return why native code cannot be watched on this machine; None if it can."""
     if sys.platform != "linux" or platform.machine() not in MACHINES:
         return f"native code cannot be watched on {sys.platform} {platform.machine()}"
     status = Path("/proc/self/status")
@@ -53,7 +54,7 @@ def unwatched() -> str | None:
 
 
 def _wish(event: str, arguments: tuple[Any, ...]) -> str:
-    """What Python is about to do to the network, in words; "" when it is something else."""
+    """Return in words what Python is about to do to the network; "" if it is something else."""
     if event == "socket.__new__" and arguments[1] in FAMILIES:
         return "opens an internet socket"
     if (
@@ -65,7 +66,7 @@ def _wish(event: str, arguments: tuple[Any, ...]) -> str:
 
 
 def _who() -> str:
-    """The module outside Python's own library that is at work."""
+    """Return the module outside Python's own library that is running."""
     frame = sys._getframe(2)
     name = "?"
     while frame is not None:
@@ -77,17 +78,17 @@ def _who() -> str:
 
 
 class _Program(ctypes.Structure):
-    """struct sock_fprog."""
+    """Lay out struct sock_fprog."""
 
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
 
 
 def _filter(architecture: int, number: int) -> None:
-    """socket(AF_INET or AF_INET6, ...) ends the process. OSError where the kernel refuses the
-    filter.
+    """Install a filter by which socket(AF_INET or AF_INET6, ...) ends the process. Raises OSError
+    if the kernel refuses it.
     """
     steps = (
-        # another architecture's calls have other numbers: let them pass
+        # calls of another architecture have other numbers and pass
         (_LOAD, 0, 0, 4),
         (_EQUAL, 0, 5, architecture),
         (_LOAD, 0, 0, 0),

@@ -1,5 +1,5 @@
-"""Which packages are here, and do they import? An installed one that does not is worse than
-none.
+"""Find which packages are installed and whether they import: an installed one that does not is
+worse than none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .child_process import ask
 
-# Distribution -> module, of what edgegen runs on.
+# The key is the distribution, the value its module, for everything that edgegen runs on.
 PACKAGES = {
     "numpy": "numpy",
     "pillow": "PIL",
@@ -35,8 +35,8 @@ PACKAGES = {
 
 
 class Neighbour(NamedTuple):
-    """What edgegen never imports, but other packages do as soon as it is installed, and what
-    follows where that fails.
+    """Describe a package that edgegen never imports but other packages do once it is installed, and
+    what follows if its import fails.
     """
 
     module: str
@@ -54,13 +54,13 @@ NEIGHBOURS = {
 
 
 def versions() -> dict[str, str]:
-    """Of those that are installed."""
+    """Return the versions of the packages that are installed."""
     return {name: found for name in (*PACKAGES, *NEIGHBOURS) if (found := version(name))}
 
 
 def version(name: str) -> str:
-    """ "" for a distribution that is not installed."""
-    from importlib.metadata import PackageNotFoundError  # 25 ms, which --help need not spend
+    """Return the version of a distribution, or "" if it is not installed."""
+    from importlib.metadata import PackageNotFoundError  # takes 25 ms, which --help need not spend
     from importlib.metadata import version as found
 
     try:
@@ -70,15 +70,17 @@ def version(name: str) -> str:
 
 
 def broken(names: list[str], listen: float | None = None) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Which of these installed distributions do not import, and why; and who in them wanted the
-    network (listen: see ask).
+    """Return which of these installed distributions do not import, and why; and what in them wanted
+    the network.
+
+    `listen` is passed on to `ask`.
     """
     together = ask("edgegen.machine.packages:child", *names, listen=listen)
     if together.found is not None:
         return together.found, together.attempts
     found: dict[str, str] = {}
     attempts = list(together.attempts)
-    for name in names:  # one of them took the process down: each in its own
+    for name in names:  # one of them ended the process, so each is tried in its own
         alone = ask("edgegen.machine.packages:child", name, listen=listen and 0)
         found |= alone.found if alone.found is not None else {name: alone.why}
         attempts += alone.attempts
@@ -86,12 +88,12 @@ def broken(names: list[str], listen: float | None = None) -> tuple[dict[str, str
 
 
 def child(_: Path, *names: str) -> dict[str, str]:
-    """Those that do not import, with the exception."""
+    """Return the distributions that do not import, each with its exception."""
     found = {}
     modules = PACKAGES | {name: neighbour.module for name, neighbour in NEIGHBOURS.items()}
     for name in names:
         try:
             import_module(modules[name])
-        except Exception as error:  # whatever a package raises while it is imported
+        except Exception as error:  # a package may raise any error while it is imported
             found[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return found

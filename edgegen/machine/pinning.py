@@ -1,4 +1,4 @@
-"""Threads on stated cores, while something is timed."""
+"""Keep threads on fixed cores while something is timed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def pinned(threads: int) -> Iterator[str]:
-    """The calling thread, and all that it starts, on the first `threads` of the cores that it may
-    use, while the block runs; says which, or why not.
+    """Keep the calling thread, and all that it starts, on the first `threads` of the cores that it
+    may use while the block runs.
+
+    Yields a text that says which cores, or why not.
     """
     try:
         before = os.sched_getaffinity(0)
@@ -19,7 +21,7 @@ def pinned(threads: int) -> Iterator[str]:
             yield f"not pinned: {threads} threads, and {len(before)} cores that may be used"
             return
         os.sched_setaffinity(0, cores)
-    except (AttributeError, OSError) as error:  # not Linux, or a sandbox that forbids it
+    except (AttributeError, OSError) as error:  # not on Linux, or in a sandbox that forbids it
         yield f"not pinned: this system does not allow it ({error})"
         return
     try:

@@ -1,5 +1,5 @@
-"""Does a runtime work here? It builds, loads and runs one tiny graph, in a process of its own: a
-crash is an answer too.
+"""Test whether a runtime works here: it builds, loads and runs one tiny graph, in a process of its
+own, so that a crash is an answer too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 Finding = dict[str, str]
 
-# y = x + x for x (1, 1, 2, 2), IR 8, opset 17: written out since a device has no onnx package (a
-# test compares it with onnx's).
+# y = x + x for x (1, 1, 2, 2), IR 8, opset 17: stored as bytes because a device has no onnx package
+# (a test compares it with onnx's).
 TINY = b64decode(
     "CAg6UAoOCgF4CgF4EgF5IgNBZGQSBHRpbnlaGwoBeBIWChQIARIQCgIIAQoC"
     "CAEKAggCCgIIAmIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCQgQKABAR"
@@ -24,17 +24,17 @@ TINY = b64decode(
 
 
 def probe(runtime: Runtime, folder: Path) -> Finding:
-    """state, version, device, why.
+    """Return state, version, device and reason of a runtime.
 
-    States: "ok" ran the graph and got it right, "builds" only builds for other machines, "missing",
-    "failed".
+    The states are "ok" (it ran the graph correctly), "builds" (it only builds for other machines),
+    "missing" and "failed".
     """
     import numpy as np
 
     from ..core.runtime import NOT_INSTALLED
 
     found = {"version": runtime.version(), "device": runtime.device(), "why": ""}
-    # files need no package
+    # a runtime may write its files without its package
     why = runtime.missing() or (runtime.cannot_run() if found["version"] == NOT_INSTALLED else None)
     if why:
         return {**found, "state": "missing", "why": why}
@@ -49,7 +49,7 @@ def probe(runtime: Runtime, folder: Path) -> Finding:
         y = runtime.load(paths[0], 1)(x=x)
     except EdgegenError as error:
         return {**found, "state": "failed", "why": str(error)}
-    # a library's own: anything may come, and doctor goes on to the next runtime
+    # a library may raise any error, and doctor goes on with the next runtime
     except Exception as error:
         return {
             **found,

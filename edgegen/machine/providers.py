@@ -1,5 +1,5 @@
-"""ONNX Runtime lists what its package was built for; here: on which of them does a session really
-run?
+"""Find on which of ONNX Runtime's providers a session really runs; the package only lists what it
+was built for.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .probe import TINY
 
 CPU = "CPUExecutionProvider"
 RAN = "ran"
-CAUSE = re.compile(r"with error: (.+)")  # of its log, which alone names the missing library
+CAUSE = re.compile(r"with error: (.+)")  # in its log, which alone names the missing library
 
 
 def tried(folder: Path) -> dict[str, str]:
-    """Provider -> "ran", or why no session runs on it."""
+    """Return for each provider "ran", or why no session runs on it."""
     ort = quietly("onnxruntime")
     file = folder / "tiny.onnx"
     file.write_bytes(TINY)
@@ -33,14 +33,14 @@ def _tried(ort: Any, file: Path, provider: str) -> str:
 
     options = ort.SessionOptions()
     if provider != CPU:
-        # else it is the CPU that runs
+        # without this, the CPU would run it
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
     with _native_log() as log:
         try:
             session = ort.InferenceSession(str(file), options, providers=[provider])
             first, (y,) = session.get_providers()[0], session.run(None, {"x": x})
-        except Exception as error:  # its exceptions share no base class
+        except Exception as error:  # the exceptions of ONNX Runtime share no base class
             log.seek(0)
             cause = CAUSE.search(log.read())
             return cause[1] if cause else " ".join(str(error).split())[:300]
@@ -55,7 +55,7 @@ def _tried(ort: Any, file: Path, provider: str) -> str:
 
 @contextmanager
 def _native_log() -> Iterator[IO[str]]:
-    """What is written to file descriptor 2 meanwhile."""
+    """Yield a file with everything that is written to file descriptor 2 during the block."""
     kept = os.dup(2)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         os.dup2(log.fileno(), 2)

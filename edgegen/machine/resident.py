@@ -1,4 +1,6 @@
-"""Memory that this process has had, and that a new one could take, as the kernel tells it."""
+"""Read from the kernel how much memory this process has had at most, and how much a new one could
+take.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,13 @@ from ..core.reader import read_bytes
 from ..errors import EdgegenError
 
 _PEAK, _FREE = "VmHWM:", "MemAvailable:"
-_MOST = 1 << 16  # bytes of such a file
+_MOST = 1 << 16  # most bytes of such a file
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process so far. Not ru_maxrss, where the kernel says it
-    itself: that one keeps the peak of whoever started the process.
+    """Return the largest resident set of this process so far, in bytes.
+
+    ru_maxrss is only the fallback, because it keeps the peak of the process that started this one.
     """
     try:
         return _told(Path("/proc/self/status"), _PEAK)
@@ -23,7 +26,9 @@ def peak_bytes() -> int:
 
 
 def free_bytes() -> int:
-    """Of memory that a new process could take without another one losing its own."""
+    """Return the bytes of memory that a new process could take without another one losing
+    its own.
+    """
     return _told(Path("/proc/meminfo"), _FREE)
 
 

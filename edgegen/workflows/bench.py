@@ -1,4 +1,4 @@
-"""How fast a bundle is on this machine."""
+"""Time a bundle's sampler step on this machine, in INT8 and in FP32."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .limits import Limit, check_numbers
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is timed; `trust_engines` lets unsigned GPU engines of the bundle run."""
+    """Say what is timed and how; `trust_engines` lets unsigned GPU engines of the bundle run."""
 
-    batch: int = 8  # images a call
+    batch: int = 8  # images in a call
     rounds: int = 25  # timed rounds, interleaved over all candidates; 5 or more
     threads: int = 1  # CPU threads of each runtime
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
@@ -36,7 +36,9 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Latency by candidate, such as "openvino INT8", and why other runtimes were skipped."""
+    """Hold the latency of each candidate, such as "openvino INT8", and why other runtimes were
+    skipped.
+    """
 
     bundle: str
     settings: BenchSettings
@@ -46,12 +48,12 @@ class BenchResult:
 
     @property
     def fastest_full(self) -> float | None:
-        """CPU milliseconds of the fastest FP32 candidate; None where none ran."""
+        """Return the CPU milliseconds of the fastest FP32 candidate, or None if none ran."""
         full = [t.cpu_ms for name, t in self.latency.items() if name.endswith("FP32")]
         return min(full, default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen bench --json`, but for its frame."""
+        """Return the document that `edgegen bench --json` prints, without its outer frame."""
         return {
             "bundle": self.bundle,
             "latency": {name: t.to_json() for name, t in self.latency.items()},
@@ -65,8 +67,8 @@ def bench_bundle(
 ) -> BenchResult:
     """Time the mean sampler step on every runtime of a bundle, FP32 and INT8, interleaved.
 
-    Raises RuntimeMissing when no runtime of the bundle runs here, InputError or TrustError for a
-    folder that is no sound bundle.
+    Raises RuntimeMissing if no runtime of the bundle runs here, and InputError or TrustError if the
+    folder is not a sound bundle.
     """
     settings = settings or BenchSettings()
     opened = read_bundle(bundle, settings.public_key, settings.least_release)

@@ -1,5 +1,5 @@
-"""Generators that another program made, as sources like our own: a diffusers folder with its
-prompts and adapters becomes what is calibrated, exported, judged and explained.
+"""Load generators that another program made: a diffusers folder with its prompts and adapters
+becomes a source that is calibrated, exported, judged and explained like edgegen's own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNNAMED = "not named in its folder"
 
 @dataclass(frozen=True)
 class BroughtGenerator:
-    """A brought folder and what its images begin from."""
+    """Combine a brought folder with the latent that its images start from."""
 
     brought: Brought
     latent: Latent
@@ -49,13 +49,17 @@ class BroughtGenerator:
         return self.brought.graphs()
 
     def with_steps(self, steps: int) -> BroughtGenerator:
-        """The same with a sampler of so many steps. InputError where its scheduler has none."""
+        """Return the generator with a sampler of `steps` steps. Raises InputError if its scheduler
+        cannot give them.
+        """
         return replace(self, brought=self.brought.with_steps(steps))
 
 
 @dataclass(frozen=True)
 class BroughtSource:
-    """about: for a manifest; text: what encodes prompts."""
+    """Hold a brought generator with what a manifest says of it (`about`) and the graphs that encode
+    its prompts (`text`).
+    """
 
     generator: BroughtGenerator
     about: dict[str, Any]
@@ -63,8 +67,10 @@ class BroughtSource:
 
 
 def load_brought(folder: Path, choices: SourceChoices, listen: Listener = silent) -> BroughtSource:
-    """A diffusers folder, checked and with its prompts encoded. InputError in one sentence for what
-    cannot be taken as it is, UsageError for a choice that it has no use for.
+    """Load a diffusers folder, check it and encode its prompts.
+
+    Raises InputError if the folder cannot be taken as it is, UsageError for a choice that it has no
+    use for, and RuntimeMissing without diffusers or transformers.
     """
     need_libraries()
     from ..bring.brought import bring
@@ -76,7 +82,9 @@ def load_brought(folder: Path, choices: SourceChoices, listen: Listener = silent
 
 
 def need_libraries() -> None:
-    """RuntimeMissing, with the command that installs them, where what reads folders is not here."""
+    """Raise RuntimeMissing, with the command that installs them, if diffusers or transformers is
+    missing.
+    """
     from ..export.packages import absent
 
     for module in ("diffusers", "transformers"):
@@ -85,7 +93,7 @@ def need_libraries() -> None:
 
 
 def bring_choices(choices: SourceChoices) -> BringChoices:
-    """The same words for the wing that reads folders."""
+    """Return the choices in the classes of edgegen.bring, which reads folders."""
     from ..bring.brought import BringChoices
     from ..bring.folder import FolderChoices
     from ..bring.lora import LoraFile
@@ -98,7 +106,9 @@ def bring_choices(choices: SourceChoices) -> BringChoices:
 
 
 def _text(brought: Brought) -> TextGraphs | None:
-    """What encodes its prompts."""
+    """Return the graphs and tokenizer files that encode prompts, or None if the generator takes no
+    prompts.
+    """
     graph, tokenizer = brought.text(), brought.folder.tokenizer
     if graph is None or tokenizer is None:
         return None
@@ -143,7 +153,7 @@ def _latent(
 
 
 def _about(brought: Brought) -> dict[str, Any]:
-    """For a manifest: no path, and no file's name but its hash."""
+    """Describe the generator for a manifest: no paths, and of its files only their hashes."""
     hashes = {name: brought.sha256[name] for name in sorted(brought.sha256)}
     return {
         "name": brought.networks["denoiser"].kind.name,

@@ -1,5 +1,5 @@
-"""An ONNX file that another program made, as a source like our own: checked, tried where it can do
-no harm, raised to the opset that is written, and held to what it computed before.
+"""Load an ONNX file that another program made: check it, run it where it can do no harm, raise it
+to the opset that edgegen writes, and compare it with what it computed before.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ UNNAMED = "not named in its file"
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """about: for a manifest."""
+    """Hold a brought generator and what a manifest says of it (`about`)."""
 
     generator: BroughtOnnx
     about: dict[str, Any]
 
 
 def load_onnx(path: Path, choices: SourceChoices) -> OnnxSource:
-    """InputError in one sentence for what cannot be taken as it is, UsageError for a choice that it
-    has no use for, RuntimeMissing without onnx or ONNX Runtime.
+    """Load an ONNX file as a generator.
+
+    Raises InputError if the file cannot be taken as it is, UsageError for a choice that it has no
+    use for, and RuntimeMissing without onnx or ONNX Runtime.
     """
     choices.check_only(OF_ONNX, "an ONNX file")
     from ..bring.onnx_source import OnnxChoices, OnnxTools, bring_onnx

@@ -1,4 +1,4 @@
-"""Bundles as a program uses them: opened, checked, and making images with numpy and a runtime."""
+"""Open and check bundles, and make images with them by numpy and a runtime."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Execution:
-    """What executes a bundle, and on which conditions."""
+    """Say what executes a bundle, and under which conditions."""
 
-    runtime: str | None = None  # None: the bundle's first that works here
-    precision: str = "int8"  # or fp32, its full-precision graphs
+    runtime: str | None = None  # None: the first of the bundle that works here
+    precision: str = "int8"  # or fp32, for the full-precision graphs
     threads: int = 1  # CPU threads
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
@@ -38,9 +38,7 @@ class Execution:
 
 
 class OpenedBundle:
-    """A checked bundle that makes images; its calls may come from several threads, one at a time
-    is answered.
-    """
+    """Make images from a checked bundle; threads may share it, and one call runs at a time."""
 
     def __init__(self, bundle: Bundle, listen: Listener = silent) -> None:
         self._bundle, self._listen = bundle, listen
@@ -50,22 +48,26 @@ class OpenedBundle:
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself: files, graphs, sampler, evidence."""
+        """Return what the bundle says of itself: files, graphs, sampler and evidence."""
         return self._bundle.manifest
 
     @property
     def signed_by(self) -> str | None:
-        """Fingerprint of the public key that the signature was checked with; None without one."""
+        """Return the fingerprint of the public key that the signature was checked with, or None
+        without one.
+        """
         return self._bundle.signed_by
 
     @property
     def release(self) -> int | None:
-        """The release number that was signed; None without one, or without a public key."""
+        """Return the release number that was signed; None without one, or without a public key."""
         return None if self._bundle.signed is None else self._bundle.signed.release
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Those that it holds encoded; seeds go round them. Empty for a bundle without prompts."""
+        """Return the prompts that the bundle holds encoded and seeds take in turn; empty if it has
+        none.
+        """
         bank = self._bundle.latent.prompts
         return () if bank is None else bank.texts
 
@@ -79,12 +81,14 @@ class OpenedBundle:
         prompt: str | None = None,
         negative: str | None = None,
     ) -> np.ndarray:
-        """Images (n, h, w, 3) uint8; image k depends on seeds[k], the label and the prompts alone.
+        """Make images (n, h, w, 3) uint8; image k depends on seeds[k], the label and the prompts
+        alone.
 
-        runtime: the bundle's first that works here, if None; an Execution says more, precision and
-        threads included. label: the class of all images, seed modulo classes if None. prompt: what
-        all images show, seeds go round the bundle's own if None; negative: what they should not.
-        Graphs are loaded at the first call and kept.
+        `runtime` is the name of one, None for the bundle's first that works here, or an Execution,
+        which replaces `precision` and `threads`. `label` is the class of all images; None gives
+        seed modulo the number of classes. `prompt` is what all images show; None takes the bundle's
+        own in turn by seed. `negative` is what they should not show. Graphs are loaded at the first
+        call and kept.
         """
         from .prompts import encoders_of, prompted
 
@@ -119,15 +123,18 @@ def open_bundle(
 
 
 def is_bundle(folder: str | Path) -> bool:
-    """Whether there is a manifest; what it says is not read."""
-    return os.path.isfile(Path(folder) / "manifest.json")  # which a name too long is not
+    """Return whether the folder has a manifest, without reading it."""
+    # isfile is False, and no error, for a name that is too long
+    return os.path.isfile(Path(folder) / "manifest.json")
 
 
 def read_bundle(
     folder: str | Path, public_key: Places = None, least_release: int | None = None
 ) -> Bundle:
-    """The files and the manifest behind open_bundle, for workflows: nothing in a bundle decides
-    what of it is code.
+    """Open and check a bundle for other workflows; open_bundle wraps it for programs.
+
+    The code of edgegen, and nothing in the bundle, decides which of its files are executable code.
+    Raises InputError or TrustError.
     """
     if not os.path.isdir(folder):
         raise InputError("E-BUNDLE", "there is no such folder", path=folder)
@@ -148,7 +155,9 @@ def read_bundle(
 
 
 def runtimes_of(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
-    """The named runtimes, or all of the bundle; UsageError for one that it has no files for."""
+    """Return the named runtimes, or all of the bundle. Raises UsageError for one that it has no
+    files for.
+    """
     chosen = list(bundle.manifest.runtimes if names is None else names)
     for name in chosen:
         bundle.built(name)
@@ -156,7 +165,7 @@ def runtimes_of(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
 
 
 def precision_of(word: str) -> Precision:
-    """UsageError unless it is int8 or fp32."""
+    """Return the precision of that name. Raises UsageError unless it is int8 or fp32."""
     if word not in ("int8", "fp32"):
         raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {word!r}")
     return "fp32" if word == "fp32" else "int8"
@@ -165,8 +174,10 @@ def precision_of(word: str) -> Precision:
 def pipeline_of(
     bundle: Bundle, execution: Execution, listen: Listener = silent
 ) -> tuple[str, Pipeline]:
-    """What executes, for people, and the pipeline. RuntimeMissing where nothing can, TrustError for
-    engines that nobody vouches for.
+    """Return a description of what executes the bundle, for people, and the pipeline.
+
+    Raises RuntimeMissing if nothing can execute it, and TrustError for engines that nobody vouches
+    for.
     """
     from ..export import runtime as find
     from .executor import executor, insist, int8
@@ -201,8 +212,9 @@ def pipeline_of(
 def images_of(
     pipeline: Pipeline, seeds: Sequence[int], label: int | None, listen: Listener = silent
 ) -> np.ndarray:
-    """Images (n, h, w, 3) uint8, of seeds that are a user's own. UsageError for a label that the
-    generator does not have.
+    """Make images (n, h, w, 3) uint8 from seeds that a user chose.
+
+    Raises UsageError for a label that the generator does not have, or without seeds.
     """
     import numpy as np
 

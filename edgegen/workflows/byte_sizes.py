@@ -1,4 +1,4 @@
-"""Sizes as people say them: 500MB, 8GB. (imports nothing heavy)"""
+"""Convert sizes such as 500MB or 8GB; this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNITS = {"MB": 10**6, "GB": 10**9}
 
 
 def bytes_of(size: str) -> int:
-    """Of a size such as 500MB or 7.5GB; UsageError for what is none."""
+    """Return the bytes of a size such as 500MB or 7.5GB. Raises UsageError for anything else."""
     try:
         value = float(size[:-2]) * UNITS[size[-2:].upper()]
     except (KeyError, ValueError):
@@ -22,5 +22,5 @@ def bytes_of(size: str) -> int:
 
 
 def bytes_in_words(size: float) -> str:
-    """As people say it: 12 MB, 3.2 GB."""
+    """Return a size in the units that people use, such as 12 MB or 3.2 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -1,5 +1,5 @@
-"""Activation statistics of a generator and the plan made of them, as files that can be read and
-used again.
+"""Measure the activation statistics of a generator and choose a plan from them; both are written as
+files that can be read and used again.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"  # marks the folder as a calibration
 PLAN = "plan.json"
-SEEDS = 128  # whose trajectories are calibrated on where no files are given
+SEEDS = 128  # seeds whose trajectories are calibrated on if no files are given
 
 
 @dataclass(frozen=True)
 class CalibrateSettings:
-    """What the generator's graphs are fed with while their tensors are measured."""
+    """Say which inputs the generator's graphs receive while their tensors are measured."""
 
-    # folder of GRAPH/*.npz, arrays named like the graph's inputs, rows first; None: the sampler's
-    # own trajectory
+    # folder of GRAPH/*.npz with arrays named like the graph's inputs, rows first; None: the inputs
+    # that the sampler gives the graphs on its own trajectories
     feeds: Path | None = None
     samples: int | None = None  # seeds of the trajectory; None: 128
     threads: int = 0  # CPU threads; 0 takes all cores
@@ -43,9 +43,9 @@ class CalibrateSettings:
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """The report as it was written: coverage, and every quantized tensor with its range.
+    """Hold the report as it was written: coverage, and every quantized tensor with its range.
 
-    written: False in the processes beside the first, which write nothing.
+    `written` is False in the processes beside the first, which write nothing.
     """
 
     out: Path
@@ -54,11 +54,11 @@ class CalibrateResult:
 
     @property
     def plan(self) -> Path:
-        """The plan that an export can be given."""
+        """Return the path of the plan, which an export accepts."""
         return self.out / PLAN
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen calibrate --json`, but for its frame."""
+        """Return the document that `edgegen calibrate --json` prints, without its outer frame."""
         return {"out": str(self.out), **self.report}
 
 
@@ -68,11 +68,11 @@ def calibrate_generator(
     settings: CalibrateSettings | None = None,
     listen: Listener = silent,
 ) -> CalibrateResult:
-    """Measure what every tensor holds, choose the range of each, and write plan.json and
+    """Measure the values of every tensor, choose the range of each, and write plan.json and
     report.json into the folder `out`.
 
     Processes of torchrun or accelerate share the work. Raises InputError for feeds that do not fit
-    the graphs, UsageError for settings that exclude each other or an `out` that is taken.
+    the graphs, and UsageError for settings that exclude each other or an `out` that is taken.
     """
     from ..core.files import check_target, publish_alone, put, to_json
     from ..training.processes import joined
@@ -113,8 +113,8 @@ def _feeds(
 
 
 def _report(generator: LoadedGenerator, feeds: Feeds, calibration: Calibration) -> dict[str, Any]:
-    """report.json: where the numbers come from, coverage, every tensor that is quantized, and what
-    is odd about it.
+    """Return the content of report.json: where the numbers come from, the coverage, and every
+    quantized tensor with its range, its readers and the shape of its histogram.
     """
     from ..calibrate.ranges import Shape
     from .export.calibration import readers

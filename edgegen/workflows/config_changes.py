@@ -1,5 +1,5 @@
-"""Changes of a family's config as "field=value", checked by the config itself: nothing here knows
-any family's fields.
+"""Apply changes such as "field=value" to a family's config, which checks them itself: this module
+knows no family's fields.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def changed(family: Family, config: Any, changes: Sequence[str]) -> Any:
-    """The config with each "field=value" of `changes` set; "coarse.widths=[32,64]" reaches into a
-    field.
+    """Return the config with each "field=value" of `changes` set; "coarse.widths=[32,64]" reaches
+    into a field.
 
-    UsageError for a change that is no assignment, a field the family does not have, or a value its
-    config refuses.
+    Raises UsageError for a change that is no assignment, a field that the family does not have, or
+    a value that its config refuses.
     """
     from ..training.checkpoint import parse
 
@@ -44,10 +44,10 @@ def changed(family: Family, config: Any, changes: Sequence[str]) -> Any:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false, null or a list as JSON writes them; anything else is a word."""
+    """Parse a number, true, false, null or a list as JSON; anything else stays a string."""
     try:
         value = json.loads(text)
-        json.dumps(value, allow_nan=False)  # NaN and 1e999 are no JSON, though Python reads them
+        json.dumps(value, allow_nan=False)  # NaN and 1e999 are not JSON, though Python parses them
         return value
     except (ValueError, RecursionError):
         return text

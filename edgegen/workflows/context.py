@@ -1,4 +1,4 @@
-"""How a workflow runs, whatever it does: threads, the feature network, and who listens."""
+"""Say how any workflow runs: its threads, its feature network, its memory and its listener."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryShares:
-    """What may be in memory at a time. images: of a batch at most, one for each thread;
-    moments_bytes: of the second moments that rounding looks at; pixels_bytes: of images in full
-    precision that are kept for later. Unless told, as much as calibrate.rounding's MOST_BYTES and
-    evidence.full_side's KEPT_BYTES.
+    """Limit what may be in memory at a time.
+
+    `images` is the largest batch, one image for each thread; `moments_bytes` bounds the second
+    moments that weight rounding uses, and `pixels_bytes` the full-precision images that are kept
+    for later. The defaults equal MOST_BYTES of calibrate.rounding and KEPT_BYTES of
+    evidence.full_side.
     """
 
     images: int = 64
@@ -28,20 +30,21 @@ class MemoryShares:
 
 @dataclass(frozen=True)
 class Context:
-    """Passed down from a public function to everything that works for it."""
+    """Carry what a public function passes down to everything that works for it."""
 
     threads: int = 1  # CPU threads, 1 or more
-    feature_weights: Path | None = None  # of a network that is no package's
+    feature_weights: Path | None = None  # weights file of a feature network that no package brings
     listen: Listener = silent
-    second_judge: FeatureNetwork | None = None  # that judges INT8 images as well, where asked for
+    # network that judges INT8 images too, if one is asked for
+    second_judge: FeatureNetwork | None = None
     memory: MemoryShares = field(default_factory=MemoryShares)
 
     @classmethod
     def of(cls, threads: int, feature_weights: Path | None, listen: Listener) -> Context:
-        """threads: 0 takes all cores that this process may use."""
+        """Make a context; `threads` = 0 takes all cores that this process may use."""
         return cls(threads or cores(), feature_weights, listen)
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,8 +1,8 @@
-"""What INT8 damaged in a bundle's images, by layer, timestep and region: predicted, and checked by
-putting layers back.
+"""Map what INT8 damaged in a bundle's images by layer, timestep and region. The damage is
+predicted, and the prediction is checked by putting layers back to FP32.
 
-The INT8 side is the bundle's own Q/DQ files, on their runtime or the stand-in; a plan with one rule
-more puts a layer back.
+The INT8 side is the bundle's own Q/DQ files, on their runtime or the stand-in; a plan with one more
+rule puts a layer back.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DamageSettings:
-    """Whose INT8 is looked at, and on which images."""
+    """Say which runtime's INT8 files are examined, and on which images."""
 
-    runtime: str | None = None  # whose INT8 files; None: those of the bundle's first runtime
-    regions: str = "3x3"  # a grid, rows x columns, or a mask PNG with one colour a part
+    runtime: str | None = None  # None: the bundle's first runtime
+    regions: str = "3x3"  # a grid, rows x columns, or a mask PNG with one colour for each part
     first_seed: int = DAMAGE_MAP.first
-    seeds: int = 16  # images
-    label: int | None = None  # class of the images; None: by seed
-    quick: bool = False  # do not check the prediction by putting layers back
+    seeds: int = 16  # number of images
+    label: int | None = None  # class of the images; None: seed modulo the number of classes
+    quick: bool = False  # skip the check of the prediction by putting layers back
     threads: int = 0  # CPU threads; 0 takes all cores
     overwrite: bool = False  # replace an earlier map
 
@@ -61,18 +61,18 @@ class DamageSettings:
 
 @dataclass(frozen=True)
 class DamageMap:
-    """A published map: `damaged` has its numbers and images as arrays."""
+    """Hold a published map; `damaged` has its numbers and images as arrays."""
 
     out: Path
     about: Mapping[str, Any]
     damaged: Damaged
 
     def report(self) -> dict[str, Any]:
-        """What report.json holds, but for its version."""
+        """Return the content of report.json, without its schema version."""
         return {"about": dict(self.about), **self.damaged.to_json()}
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen damage --json`, but for its frame."""
+        """Return the document that `edgegen damage --json` prints, without its outer frame."""
         return {"out": str(self.out), **self.report()}
 
 
@@ -86,8 +86,8 @@ def map_damage(
     """Compare a bundle's INT8 with the generator it was exported from, on the same seeds, and
     publish the folder `out`: pictures, index.html and report.json.
 
-    Raises InputError for a bundle that was not made of this generator, UsageError for a runtime,
-    label or region that is not there.
+    Raises InputError for a bundle that was not made from this generator, and UsageError for a
+    runtime, label or region that does not exist.
     """
     from ..explain.regions import regions
 
@@ -125,7 +125,11 @@ def _quantized(
     threads: int,
     listen: Listener,
 ) -> tuple[dict[str, ModelProto], Quantized]:
-    """The source's ONNX models in full precision, and what the bundle's plan makes of them."""
+    """Return the source's ONNX models in full precision, and the bundle's plan applied to
+    them.
+
+    Raises TrustError if the manifest's number of calibration samples is not a positive integer.
+    """
     models = {k: onnx_files.to_onnx(g, k) for k, g in source.generator.graphs().items()}
     samples = bundle.manifest.calibration.get("samples")
     if type(samples) is not int or samples < 1:
@@ -153,7 +157,9 @@ def _damaged(
     parts: Regions,
     settings: DamageSettings,
 ) -> Damaged:
-    """models: in full precision; shipped: the INT8 files of the bundle, by graph."""
+    """Measure the damage; `models` are in full precision, `shipped` are the bundle's INT8 files by
+    graph.
+    """
     from ..explain.agreement import Check
     from ..explain.damage_page import Damaged
 
@@ -183,7 +189,9 @@ def _damaged(
 
 
 def _opened(source: LoadedGenerator, path: str) -> Bundle:
-    """The bundle; InputError for one that was not made of this source as it is."""
+    """Open the bundle. Raises InputError if it was not made from this source or has another
+    sampler.
+    """
     bundle = read_bundle(path)
     if weights_of(bundle.manifest.source) != weights_of(source.about):
         raise InputError("E-SOURCE", f"the bundle was not exported from {source.name}", path=path)
@@ -197,7 +205,9 @@ def _opened(source: LoadedGenerator, path: str) -> Bundle:
 
 
 def _shipped(bundle: Bundle, name: str) -> tuple[Plan, dict[str, ModelProto]]:
-    """A runtime's plan and its Q/DQ files by graph."""
+    """Return a runtime's plan and its Q/DQ models by graph. Raises UsageError if the bundle has
+    none.
+    """
     from ..export.check import checked
 
     built = bundle.manifest.runtimes.get(name)

@@ -1,5 +1,5 @@
-"""What this machine has, and which runtimes really run here: each is tried by a session in a
-process of its own.
+"""Report what this machine has and which runtimes really work on it: each one executes a session in
+a process of its own.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from .context import cores
 if TYPE_CHECKING:
     from ..core.runtime import Runtime
 
-JUDGE = "reference"  # executes what runtimes are held against; no device runs on it
-# what else a runtime that is here is asked
+JUDGE = "reference"  # the runtime that others are compared with; no device uses it
+# runtime name to the key and the question of a further probe
 MORE = {"onnxruntime": ("providers", "edgegen.machine.providers:tried")}
 
 
 @dataclass(frozen=True)
 class DoctorSettings:
-    """What is examined beside the machine itself."""
+    """Say what is examined beside the machine itself."""
 
-    airgap: bool = False  # prove that nothing that runs here wants the network
+    airgap: bool = False  # prove that nothing that runs here uses the network
     bundle: Path | None = None  # also make an image of this bundle on each runtime
-    gpu_suite: Path | None = None  # a bundle to measure on the GPU here
+    gpu_suite: Path | None = None  # a bundle that is measured on this machine's GPU
     gpu_report: Path = Path("gpu-report.json")  # where the measurements of gpu_suite are written
 
 
 @dataclass(frozen=True)
 class MachineReport:
-    """Everything that was found, a JSON value each; `fault` says whether edgegen can work here."""
+    """Hold all findings as JSON values; `fault` says whether edgegen can work here."""
 
     machine: Mapping[str, Any]  # processor, memory, disks, variables
-    packages: Mapping[str, str]  # versions of what is installed
+    packages: Mapping[str, str]  # versions of the installed packages
     broken: Mapping[str, str]  # installed packages that do not import, and why
-    runtimes: Mapping[str, Mapping[str, Any]]  # state, version, device and reason by runtime
+    runtimes: Mapping[str, Mapping[str, Any]]  # state, version, device and reason of each runtime
     airgap: Mapping[str, Any] | None = None
     gpu_suite: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen doctor --json`, but for its frame."""
+        """Return the document that `edgegen doctor --json` prints, without its outer frame."""
         found = {
             **self.machine,
             "packages": dict(self.packages),
@@ -61,7 +61,9 @@ class MachineReport:
         return found | {name: value for name, value in more.items() if value is not None}
 
     def fault(self) -> RuntimeMissing | None:
-        """An open air gap, a broken installation, or no runtime that works; None if all is well."""
+        """Return an error for an open air gap, a broken installation or no runtime that works; None
+        if all is well.
+        """
         runtimes = {name: finding for name, finding in self.runtimes.items() if name != JUDGE}
         checks = self.airgap["checks"] if self.airgap else {}
         if found := [f"{name}: {c['found']}" for name, c in checks.items() if not c["ok"]]:
@@ -96,14 +98,14 @@ class MachineReport:
 def examine_machine(
     settings: DoctorSettings | None = None, listen: Listener = silent
 ) -> MachineReport:
-    """Try every package and runtime in processes of their own, and say what this machine is.
+    """Try every package and runtime in processes of their own, and describe this machine.
 
-    What is broken is a finding of the report, not an error; a bundle of the settings that is
-    damaged raises InputError or TrustError.
+    What is broken becomes a finding of the report, not an error. Raises InputError or TrustError if
+    the bundle of the settings is damaged.
     """
     settings = settings or DoctorSettings()
     if settings.bundle is not None:
-        read_bundle(settings.bundle)  # a damaged one is no fault of any runtime
+        read_bundle(settings.bundle)  # a damaged bundle must not look like a fault of a runtime
     versions = packages.versions()
     broken, runtimes, attempts = _tried(settings, list(versions), listen)
     for name, (key, question) in MORE.items():
@@ -123,8 +125,11 @@ def examine_machine(
 def _tried(
     settings: DoctorSettings, installed: list[str], listen: Listener
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
-    """Packages that do not import, findings by runtime, and who wanted the network; sealed
-    processes wait for that side by side, others work as many at once as there are cores.
+    """Return the packages that do not import, the findings of each runtime, and what in each
+    process wanted the network.
+
+    Sealed processes wait for such attempts, so all run side by side; others run as many at once as
+    there are cores.
     """
     seconds = airgap.LISTEN if settings.airgap else None
     place = "" if settings.bundle is None else str(settings.bundle.absolute())
@@ -149,8 +154,10 @@ def _tried(
 def isolated(
     name: str, listen: float | None = None, bundle: str = ""
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The probe of the runtime of that name in a process of its own, and who in it wanted the
-    network; listen: see ask.
+    """Probe the runtime of that name in a process of its own.
+
+    Returns its findings and what in the process wanted the network; `listen` is passed on to
+    machine.child_process.ask.
     """
     answer: Answer = ask("edgegen.workflows.doctor:probed", name, bundle, listen=listen)
     if answer.found is None:
@@ -159,7 +166,7 @@ def isolated(
 
 
 def probed(folder: Path, name: str, bundle: str) -> dict[str, str]:
-    """What the process of `isolated` answers; it also makes one image of `bundle`, if there is one
+    """Answer in the process that `isolated` starts; also make one image of `bundle` if it is named
     and the runtime works.
     """
     target = runtime(name)
@@ -170,7 +177,7 @@ def probed(folder: Path, name: str, bundle: str) -> dict[str, str]:
 
 
 def _image(target: Runtime, bundle: str) -> str:
-    """ "made an image", or why not."""
+    """Return "made an image", or the reason why none could be made."""
     from ..core.images import to_uint8
 
     try:
@@ -186,7 +193,9 @@ def _image(target: Runtime, bundle: str) -> str:
 
 
 def _zoo() -> tuple[bool, str]:
-    """Whether the zoo's files are here, which nobody downloads later."""
+    """Return whether all files of the zoo are installed, because they are not downloaded later, and
+    a sentence about it.
+    """
     from ..zoo import entries
 
     found = entries()

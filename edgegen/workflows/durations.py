@@ -1,4 +1,4 @@
-"""Times as people say them: 90s, 45m, 2h. (imports nothing heavy)"""
+"""Convert times such as 90s, 45m or 2h; this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds_of(duration: str) -> float:
-    """Of a time such as 90s, 45m or 2h; UsageError for what is none."""
+    """Return the seconds of a time such as 90s, 45m or 2h. Raises UsageError for anything else."""
     try:
         value = float(duration[:-1]) * UNITS[duration[-1:]]
     except (KeyError, ValueError):
@@ -21,7 +21,7 @@ def seconds_of(duration: str) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """As people say it, to the nearest second or minute: 40 s, 12 min, 1 h 5 min."""
+    """Return a time for people, to the nearest second or minute: 40 s, 12 min, 1 h 5 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What runtimes make of a bundle's graphs on this very machine, made once and kept."""
+"""Compile a bundle's graphs for this very machine once, and keep the results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What is built."""
+    """Say what is built."""
 
-    runtimes: Sequence[str] | None = None  # None: every one of the bundle that builds here
-    precision: str = "int8"  # or fp32, of the full-precision graphs
-    again: bool = False  # build even what is there
+    runtimes: Sequence[str] | None = None  # None: every runtime of the bundle that builds here
+    precision: str = "int8"  # or fp32, for the full-precision graphs
+    again: bool = False  # build even what exists already
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     least_release: int | None = None  # refuse what was signed as an older release
 
@@ -37,7 +37,9 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class KeptEngine:
-    """One graph as a runtime loads it on this machine; state: built, there or built again."""
+    """Describe one graph as a runtime loads it on this machine; `state` is "built", "there" or
+    "built again".
+    """
 
     runtime: str
     graph: str
@@ -49,7 +51,7 @@ class KeptEngine:
 
 @dataclass(frozen=True)
 class EnginesResult:
-    """What was built or was there already, and why other runtimes have nothing to build."""
+    """Hold what was built or existed already, and why other runtimes have nothing to build."""
 
     bundle: str
     precision: str
@@ -57,7 +59,7 @@ class EnginesResult:
     skipped: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen build --json`, but for its frame."""
+        """Return the document that `edgegen build --json` prints, without its outer frame."""
         built = [asdict(engine) for engine in self.engines]
         return {"bundle": self.bundle, "precision": self.precision, "built": built}
 
@@ -65,10 +67,11 @@ class EnginesResult:
 def build_engines(
     bundle: str | Path, settings: EngineSettings | None = None, listen: Listener = silent
 ) -> EnginesResult:
-    """Build a bundle's graphs for this GPU or CPU from its ONNX files, and keep them in the cache.
+    """Build a bundle's graphs for this GPU or CPU from its ONNX files, and keep them in
+    the cache.
 
-    Engines that were built here need nobody to vouch for them. Raises RuntimeMissing for a named
-    runtime that cannot build here.
+    Engines that were built here need no signature. Raises RuntimeMissing for a named runtime that
+    cannot build here.
     """
     settings = settings or EngineSettings()
     precision = precision_of(settings.precision)
@@ -94,7 +97,7 @@ def build_engines(
 
 
 def _sources(bundle: Bundle, target: Compiling, precision: Precision) -> dict[str, GraphFile]:
-    """ONNX files by graph; INT8 includes the FP32 graphs of a sampler's last steps."""
+    """Return the ONNX files by graph; INT8 includes the FP32 graphs of the sampler's last steps."""
     files = bundle.sources(target, precision)
     if precision == "int8" and bundle.built(target.name).until:
         full = bundle.sources(target, "fp32")

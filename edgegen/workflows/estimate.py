@@ -1,4 +1,4 @@
-"""How large a training is, before any photo is read."""
+"""Estimate the size of a training before any photo is read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EstimateSettings:
-    """What differs from the recipe, and how to measure."""
+    """Say what differs from the recipe, and how to measure."""
 
-    images: int | None = None  # to see in all; None is the recipe's, as below
-    batch: int | None = None  # images a step
-    changes: tuple[str, ...] = ()  # of the config, such as "steps=8"
+    images: int | None = None  # images of the whole training; None: as many as the recipe says
+    batch: int | None = None  # images of a training step; None: as many as the recipe says
+    changes: tuple[str, ...] = ()  # changes of the config, such as "steps=8"
     threads: int = 0  # CPU threads; 0 takes all cores
 
     def __post_init__(self) -> None:
@@ -31,7 +31,7 @@ class EstimateSettings:
 
 @dataclass(frozen=True)
 class SizeEstimate:
-    """Parameters, multiply-adds and memory of one recipe's training."""
+    """Hold the parameters, multiply-adds and memory of one recipe's training."""
 
     family: str
     recipe_name: str
@@ -39,7 +39,7 @@ class SizeEstimate:
     size: TrainingSize
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen estimate --json`, but for its frame."""
+        """Return the document that `edgegen estimate --json` prints, without its outer frame."""
         return {
             "family": self.family,
             "recipe": self.recipe_name,
@@ -62,8 +62,10 @@ def estimate_training(
     settings: EstimateSettings | None = None,
     listen: Listener = silent,
 ) -> SizeEstimate:
-    """Measure what training the recipe, the family's first for None, would take; nothing is
-    trained. UsageError for a family, recipe or change that there is not.
+    """Measure what training the recipe would take, without training; None takes the family's first
+    recipe.
+
+    Raises UsageError for a family, recipe or change that does not exist.
     """
     need_torch()
     from ..families import family as find_family

@@ -1,5 +1,5 @@
-"""Who executes a bundle's files of a runtime: that runtime, or the stand-in where it cannot run;
-which is never left unsaid.
+"""Choose what executes a bundle's files for a runtime: the runtime itself, or the stand-in where it
+cannot run, which the user is always told.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 
 def executor(name: str) -> str:
-    """The runtime itself, or the stand-in where it cannot run here."""
+    """Return the name of the runtime, or of the stand-in where the runtime cannot run here."""
     return executing(runtime(name)).name
 
 
 def label(name: str) -> str:
-    """A runtime with the precision of its files, for people."""
+    """Return a runtime's name, with "INT8" if its files are INT8, for people."""
     return f"{name} INT8" if runtime(name).dialect.int8_ops else name
 
 
 def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeline:
-    """The runtime's pipeline, or its ONNX files executed by the stand-in."""
+    """Return the runtime's pipeline, or a pipeline in which the stand-in executes its
+    ONNX files.
+    """
     target = runtime(name)
     host = executing(target)
     if host is target:
@@ -44,8 +46,8 @@ def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeli
 
 
 def insist(names: Iterable[str], allow_cpu: bool, listen: Listener) -> None:
-    """RuntimeMissing for the first that cannot run here; with `allow_cpu`, a note that says what
-    runs instead.
+    """Raise RuntimeMissing for the first runtime that cannot run here; with `allow_cpu`, say
+    instead in a note what runs in its place.
     """
     for name in names:
         if why := runtime(name).cannot_run():

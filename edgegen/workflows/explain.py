@@ -1,5 +1,5 @@
-"""Which part of a layer's features draws which region of an image: one seed taken apart into
-primitives, as a report or as an edited picture.
+"""Show which part of a layer's features draws which region of an image: one seed is decomposed into
+primitives, published as a report or as an edited picture.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ DEMANDS = ("gated", "optimised")
 
 @dataclass(frozen=True)
 class ExplainSettings:
-    """Which image is taken apart, at which layer, and what is measured of its primitives."""
+    """Say which image is decomposed, at which layer, and what is measured of its primitives."""
 
     seed: int = 0
-    label: int | None = None  # class of the image; None: by seed
+    label: int | None = None  # class of the image; None: seed modulo the number of classes
     layer: str = "mid"  # where to cut: a name of list_layers, a part of one, or "mid"
-    step: int | None = None  # of the sampler, from 1; None: the middle one
-    regions: str = "3x3"  # a grid, rows x columns, or a mask PNG with one colour a part
-    demands: str = "gated"  # one of DEMANDS: seconds, or minutes and closest to the paper
+    step: int | None = None  # step of the sampler, from 1; None: the middle one
+    regions: str = "3x3"  # a grid, rows x columns, or a mask PNG with one colour for each part
+    # one of DEMANDS: gated takes seconds; optimised takes minutes and is closest to the paper
+    demands: str = "gated"
     baseline: int = 1000  # seeds whose mean features are the baseline
     others: int = 0  # further seeds to compare the strongest primitives with
-    repeat: bool = False  # optimised demands: again from another start, for how stable they are
-    show: int = 12  # primitives to show
+    # optimised demands: solve again from another start to measure how stable they are
+    repeat: bool = False
+    show: int = 12  # number of primitives to show
     edits: tuple[str, ...] = ()  # "S=2,5:0.0" sets a strength, "S=2,5:seed11" takes that seed's
     threads: int = 0  # CPU threads; 0 takes all cores
     overwrite: bool = False  # replace an earlier report
@@ -66,33 +68,33 @@ class ExplainSettings:
 
 @dataclass(frozen=True)
 class ExplainResult:
-    """A published report: `explained` has its numbers, vectors and images as arrays."""
+    """Hold a published report; `explained` has its numbers, vectors and images as arrays."""
 
     out: Path
     about: Mapping[str, Any]
     explained: Explained
 
     def report(self) -> dict[str, Any]:
-        """What report.json holds, but for its version."""
+        """Return the content of report.json, without its schema version."""
         from ..explain.report import to_json
 
         return {"about": dict(self.about), **to_json(self.explained)}
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen explain --json`, but for its frame."""
+        """Return the document that `edgegen explain --json` prints, without its outer frame."""
         return {"out": str(self.out), **self.report()}
 
 
 @dataclass(frozen=True)
 class LayerList:
-    """Where a generator can be cut, in the order its graphs run."""
+    """List where a generator can be cut, in the order in which its graphs run."""
 
     source: str
     layers: tuple[CutLayer, ...]
-    steps: int  # of its sampler
+    steps: int  # number of sampler steps
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen layers --json`, but for its frame."""
+        """Return the document that `edgegen layers --json` prints, without its outer frame."""
         rows = [
             {
                 "layer": layer.name,
@@ -106,7 +108,7 @@ class LayerList:
 
 
 def list_layers(generator: LoadedGenerator) -> LayerList:
-    """The layers at which explain_generator can take features apart."""
+    """Return the layers at which explain_generator can decompose features."""
     from ..explain.split import layers
 
     model = generator.generator
@@ -119,7 +121,7 @@ def explain_generator(
     settings: ExplainSettings | None = None,
     listen: Listener = silent,
 ) -> ExplainResult:
-    """Take one seed's features apart into primitives and publish the folder `out`: pictures,
+    """Decompose one seed's features into primitives and publish the folder `out`: pictures,
     index.html and report.json.
 
     Raises UsageError for a label, layer, step, region or edit that this generator does not have.
@@ -156,7 +158,11 @@ def edit_image(
     settings: ExplainSettings,
     listen: Listener = silent,
 ) -> Path:
-    """Write one PNG: the seed's image, the image after `settings.edits`, and where they differ."""
+    """Write one PNG with the seed's image, the image after `settings.edits`, and their difference;
+    return its path.
+
+    Raises UsageError without edits or if the folder to write into does not exist.
+    """
     from ..core import images
     from ..explain.report import before_after
 
@@ -174,7 +180,7 @@ def edit_image(
 
 
 def check_label(generator: Exportable, label: int | None) -> None:
-    """UsageError for a class that the generator does not have."""
+    """Raise UsageError for a class that the generator does not have."""
     classes = generator.latent.classes
     if label is not None and not 0 <= label < classes:
         raise UsageError(
@@ -183,7 +189,9 @@ def check_label(generator: Exportable, label: int | None) -> None:
 
 
 class _CutGenerator:
-    """A generator cut at one layer and step, and the primitives of any of its seeds there."""
+    """Cut a generator at one layer and step, and compute the primitives of any of its
+    seeds there.
+    """
 
     def __init__(self, generator: Exportable, settings: ExplainSettings, listen: Listener) -> None:
         from ..explain import primitives
@@ -208,7 +216,7 @@ class _CutGenerator:
         return self._way.split(seed, self.settings.label, self._baseline)
 
     def decomposed(self, split: Split, how: Settings | None = None) -> Primitives:
-        """A seed's primitives; how: other settings than those asked for."""
+        """Return a seed's primitives; `how` replaces the settings that were asked for."""
         from ..explain.primitives import decompose
 
         running: dict[str, Advance] = {}
@@ -228,7 +236,7 @@ class _CutGenerator:
         )
 
     def about(self, source: str) -> dict[str, Any]:
-        """What the report says of how it came about."""
+        """Return what the report says of how it was made."""
         from ..explain.regions import LATTICE
 
         return {
@@ -260,7 +268,7 @@ def _publish(result: ExplainResult, overwrite: bool) -> None:
 def _measured(
     cut: _CutGenerator, split: Split, decomposition: Primitives
 ) -> dict[str, dict[str, Any]]:
-    """What the report says beside the pictures, by heading."""
+    """Return the measurements that the report shows beside the pictures, by heading."""
     from ..explain import primitives
 
     settings, count = cut.settings, cut.regions.count
@@ -286,7 +294,7 @@ def _measured(
 
 
 def _edited(cut: _CutGenerator, split: Split, decomposition: Primitives) -> Floats:
-    """The image (c, h, w) after the edits; UsageError where a seed lacks a primitive."""
+    """Return the image (c, h, w) after the edits. Raises UsageError if a seed lacks a primitive."""
     from ..explain import primitives
     from ..explain.regions import name_of
 
@@ -312,8 +320,10 @@ def _edited(cut: _CutGenerator, split: Split, decomposition: Primitives) -> Floa
 
 
 def parse_edit(text: str, count: int) -> Edit:
-    """ "S=2,5:0.0" is a strength, "S=2,5:seed11" another seed's; UsageError for anything else.
-    count: how many regions there are.
+    """Parse "S=2,5:0.0" as a strength or "S=2,5:seed11" as another seed's features, for a picture
+    of `count` regions.
+
+    Raises UsageError for anything else.
     """
     from ..explain.primitives import Edit
     from ..explain.regions import set_of

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 on a runtime: the same weights and features, in half of torch's time on a CPU.
+"""Run EfficientNet-Lite0 on a runtime: the same weights and features in half of torch's time on a
+CPU.
 
-Features are half of what a verdict on INT8 images costs. Where a network has no ONNX form here, or
-the runtime is not installed, it stays with torch.
+Features are half the cost of a verdict on INT8 images. A network stays with torch if this module
+has no ONNX form of it or the runtime is not installed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..export import STAND_IN, runtime
 
 
 def fast_features(network: FeatureNetwork, host: Runtime | None = None) -> FeatureNetwork:
-    """The same network, executed by `host`, or by the runtime that executes FP32 here."""
+    """Return the same network, executed by `host`, or by the runtime that executes FP32 here."""
     host = host or runtime(STAND_IN)
     if not isinstance(network.forward, Lite0) or host.cannot_run():
         return network
@@ -39,7 +40,9 @@ def fast_features(network: FeatureNetwork, host: Runtime | None = None) -> Featu
 
 
 class _Writer:
-    """Nodes and constants of one graph; side: pixels that features have at the node to come."""
+    """Collect the nodes and constants of one graph; `side` is the pixels a side of the features at
+    the next node.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = self.side = size

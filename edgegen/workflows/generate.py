@@ -1,4 +1,4 @@
-"""Seeds to images in files, from a zoo name, a run or a bundle."""
+"""Make images from seeds, as files, from a zoo name, a run or a bundle."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ _OTHER_PICTURES = frozenset((".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", 
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """Which images are made; image k has seed first_seed + k."""
+    """Say which images are made; image k has seed first_seed + k."""
 
     first_seed: int = 0
     count: int = 64
-    label: int | None = None  # class of all images; None: seed modulo classes
-    choices: SamplingChoices = field(default_factory=SamplingChoices)  # of a trained generator
-    execution: Execution = field(default_factory=Execution)  # of a bundle; threads of both
+    label: int | None = None  # class of all images; None: seed modulo the number of classes
+    # choices for a trained generator
+    choices: SamplingChoices = field(default_factory=SamplingChoices)
+    # what executes a bundle; its threads apply to both
+    execution: Execution = field(default_factory=Execution)
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     least_release: int | None = None  # refuse what was signed as an older release
-    prompt: str | None = None  # what all images show; None: seeds go round the bundle's prompts
+    prompt: str | None = None  # what all images show; None: the bundle's prompts in turn by seed
     negative: str | None = None  # what they should not show
-    source: SourceChoices = AS_IT_IS  # of a generator that another program made
+    source: SourceChoices = AS_IT_IS  # choices for a generator that another program made
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -50,7 +52,7 @@ class GenerateSettings:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What was written, and what executed the graphs, such as "openvino int8" or "torch"."""
+    """Say what was written, and what executed the graphs, such as "openvino int8" or "torch"."""
 
     out: Path
     images: int
@@ -58,7 +60,7 @@ class GenerateResult:
     executed_by: str
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen generate --json`, but for its frame."""
+        """Return the document that `edgegen generate --json` prints, without its outer frame."""
         return {
             "images": self.images,
             "seed": self.first_seed,
@@ -73,10 +75,10 @@ def generate_images(
     settings: GenerateSettings | None = None,
     listen: Listener = silent,
 ) -> GenerateResult:
-    """Write one grid where `out` ends with .png, else a folder with one PNG a seed.
+    """Write one grid if `out` ends with .png, else a folder with one PNG for each seed.
 
     The same seed gives the same image on every runtime and machine. Raises UsageError for settings
-    that this source has no use for, RuntimeMissing where nothing executes it here.
+    that this source has no use for, and RuntimeMissing if nothing executes it here.
     """
     from ..core import files
 
@@ -109,7 +111,9 @@ def generate_images(
 def _pipeline(
     source: str | Path, settings: GenerateSettings, listen: Listener
 ) -> tuple[str, Pipeline]:
-    """What executes, for people, and the pipeline of a bundle or a trained generator."""
+    """Return what executes, in words for people, and the pipeline of a bundle or a trained
+    generator.
+    """
     execution = settings.execution
     if is_bundle(source):
         if settings.choices:
@@ -149,7 +153,9 @@ def _pipeline(
 
 
 def _beside(source: str | Path, settings: GenerateSettings) -> SourceChoices:
-    """What is said of the source: a folder of diffusers has no prompts but those that are asked."""
+    """Return the choices for the source; a diffusers folder that was given no prompts file takes
+    the requested prompt.
+    """
     asked = settings.source
     if settings.prompt is None or asked.prompts is not None or not is_brought(Path(source)):
         return asked
@@ -157,8 +163,10 @@ def _beside(source: str | Path, settings: GenerateSettings) -> SourceChoices:
 
 
 def grid_columns(count: int, choices: int) -> int | None:
-    """Of a grid of so many images, whose labels or prompts take turns: each choice keeps to its
-    columns, and the grid is about square. None where there is no choice, or not an image of each.
+    """Return the columns of an about square grid of images whose `choices` labels or prompts take
+    turns, so that each choice keeps to its columns.
+
+    Returns None without a choice, or if there is not an image of each.
     """
     if choices < 2 or count < choices:
         return None
@@ -168,7 +176,7 @@ def grid_columns(count: int, choices: int) -> int | None:
 def _write(
     out: Path, folder: Path | None, images: np.ndarray, first_seed: int, choices: int
 ) -> None:
-    """One PNG a seed into the folder, if there is one, else one grid."""
+    """Write one PNG for each seed into the folder, or one grid if `folder` is None."""
     from ..core import files
     from ..core.images import grid, png, save_png
 

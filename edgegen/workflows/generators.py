@@ -1,4 +1,4 @@
-"""Trained generators by the name of the zoo or by their run folder."""
+"""Load trained generators by a zoo name, a run folder, a diffusers folder or an ONNX file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A trained generator with where it came from: `about` goes into the manifest, so it holds no
-    path and no file name.
+    """Hold a trained generator with its origin: `about` goes into the manifest, so it holds no path
+    and no file name.
     """
 
     name: str
@@ -36,11 +36,12 @@ class LoadedGenerator:
     generator: Exportable
     about: dict[str, Any]
     reference: Path
-    # whose activations set the scales of INT8, where these are not its own
+    # generator whose activations set the INT8 scales, if they are not its own
     scales: Exportable | None = None
-    text: TextGraphs | None = None  # ships with the bundle, so that a device encodes new prompts
-    executed_by: str = "torch"  # what its own graphs run on
-    origin: str = "torch"  # whose numbers an export is held to, for people
+    # graphs that ship with the bundle, so that a device encodes new prompts
+    text: TextGraphs | None = None
+    executed_by: str = "torch"  # what executes the generator's own graphs
+    origin: str = "torch"  # what an export's numbers are compared with, in words for people
 
     def generate(
         self,
@@ -50,8 +51,8 @@ class LoadedGenerator:
         negative: str | None = None,
         listen: Listener = silent,
     ) -> np.ndarray:
-        """Images (n, h, w, 3) uint8, in full precision; image k depends on seeds[k], the label and
-        the prompts alone.
+        """Make images (n, h, w, 3) uint8 in full precision; image k depends on seeds[k], the label
+        and the prompts alone.
         """
         pipeline, encoders = torch_pipeline(self.generator), torch_encoders(self.text)
         latent = prompted(pipeline.latent, prompt, negative, encoders, listen)
@@ -59,7 +60,7 @@ class LoadedGenerator:
 
 
 def zoo_models() -> list[Entry]:
-    """The pretrained generators that ship with edgegen, with what was measured of each."""
+    """Return the pretrained generators that ship with edgegen, with what was measured of each."""
     from ..zoo import entries
 
     return entries()
@@ -70,11 +71,11 @@ def load_generator(
     listen: Listener = silent,
     choices: SourceChoices = AS_IT_IS,
 ) -> LoadedGenerator:
-    """A generator of the zoo by its name, a run folder, a diffusers folder or an ONNX file, its
-    weights loaded; choices: for the last two.
+    """Load a generator with its weights: a zoo name, a run folder, a diffusers folder or an ONNX
+    file; `choices` apply to the last two.
 
-    Raises UsageError for a name that is none of them, and for choices that it has no use for;
-    InputError for what cannot be taken; RuntimeMissing without torch.
+    Raises UsageError for a name that is none of them and for choices that it has no use for,
+    InputError for what cannot be loaded, and RuntimeMissing without torch.
     """
     need_torch()
     name, folder = str(generator), Path(generator)
@@ -122,7 +123,7 @@ def load_generator(
 def loaded(
     generator: LoadedGenerator | str | Path, listen: Listener, choices: SourceChoices
 ) -> LoadedGenerator:
-    """What load_generator makes of a name or a folder; what it made already, as it is."""
+    """Load a generator by name or folder; return one that is loaded already as it is."""
     if isinstance(generator, str | Path):
         return load_generator(generator, listen, choices)
     if choices:
@@ -133,7 +134,7 @@ def loaded(
 
 
 def need_torch() -> None:
-    """RuntimeMissing with the command that installs it, where torch is not here."""
+    """Raise RuntimeMissing, with the command that installs it, if torch is not here."""
     from ..export.packages import absent
 
     if why := absent("torch", "train"):
@@ -197,7 +198,7 @@ def _run(folder: Path) -> LoadedGenerator:
 
     description, generator = run.load(folder)
     hold(folder, REFERENCE)
-    try:  # class names stay at the site
+    try:  # class names stay with the owner of the photos
         data = {name: description["data"][name] for name in ("sha256", "images")}
     except (LookupError, TypeError) as error:
         raise InputError(
@@ -233,7 +234,7 @@ def _run(folder: Path) -> LoadedGenerator:
 
 
 def note_unnoticed(folder: Path, listen: Listener) -> None:
-    """Say of a run of before that damage to its files would not be noticed."""
+    """Note that damage to the files of a run from an older version would not be noticed."""
     from ..training.digests import unnoticed
 
     if said := unnoticed(folder):
@@ -241,8 +242,10 @@ def note_unnoticed(folder: Path, listen: Listener) -> None:
 
 
 def torch_pipeline(generator: Exportable, given: Mapping[str, Array] | None = None) -> Pipeline:
-    """The generator's own pipeline, executed by torch, an ONNX file's by ONNX Runtime; given:
-    further inputs, the same for all images, without the batch axis.
+    """Return the generator's own pipeline, executed by torch, or by ONNX Runtime for an
+    ONNX file.
+
+    `given` holds further inputs without the batch axis, the same for all images.
     """
     from ..core.graph import executed
     from ..core.runtime import Pipeline

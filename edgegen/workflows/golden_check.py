@@ -1,5 +1,5 @@
-"""Does this machine make the images that were made where the bundle was? Needs no torch and no
-feature network.
+"""Check that this machine makes the images that were made where the bundle was. It needs no torch
+and no feature network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def kept_images(bundle: Bundle) -> Kept:
-    """Those that the export kept. UsageError for a bundle from before it kept any."""
+    """Return the images that the export kept. Raises UsageError if the bundle has none."""
     if golden_images.FILE not in bundle.manifest.files:
         raise UsageError(
             "E-BUNDLE",
@@ -37,8 +37,10 @@ def repeated(
     trust_engines: bool,
     listen: Listener,
 ) -> tuple[list[Alike], dict[str, str]]:
-    """Each runtime's FP32 and INT8 images against the kept ones, and why others could not run.
-    RuntimeMissing when none can.
+    """Compare each runtime's FP32 and INT8 images with the kept ones; return the comparisons, and
+    why other runtimes could not run.
+
+    Raises RuntimeMissing if none can.
     """
     from ..core.images import to_uint8
     from ..export import runtime

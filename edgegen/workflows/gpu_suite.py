@@ -1,4 +1,4 @@
-"""Everything that only a GPU can show, measured on one bundle and written to one file: what an
+"""Measure on one bundle everything that only a GPU can show, and write it to one file, which an
 owner of a GPU sends back.
 """
 
@@ -32,8 +32,10 @@ BATCH = 8
 
 
 def suite(bundle: Bundle, out: Path, listen: Listener = silent) -> dict[str, Any]:
-    """Each GPU runtime of the bundle on this machine, in a report that is also written to `out`; a
-    failure is a finding.
+    """Measure each GPU runtime of the bundle on this machine and return the report, which is also
+    written to `out`.
+
+    A failure is a finding, not an error.
     """
     host = bundle.pipeline(runtime(STAND_IN), "fp32")
     recorded = bench.record(host, range(BATCH))
@@ -57,12 +59,13 @@ def suite(bundle: Bundle, out: Path, listen: Listener = silent) -> dict[str, Any
 
 
 def finding(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was measured, or why it could not be."""
+    """Return what was measured, or why it could not be."""
     try:
         return measure()
     except EdgegenError as error:
         return {"state": "failed", "why": str(error)}
-    except Exception as error:  # a library's own: the suite goes on to the next runtime
+    # a library may raise anything, and the suite goes on with the next runtime
+    except Exception as error:
         return {
             "state": "failed",
             "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
@@ -118,8 +121,8 @@ def _refereed(
     pipeline: Pipeline,
     recorded: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, parity.Refereed]:
-    """Two images of the middle of the trajectory against the ONNX reference evaluator on the same
-    files.
+    """Compare two images in the middle of the trajectory with the ONNX reference evaluator on the
+    same files.
     """
     judge, host = runtime("reference"), runtime(STAND_IN)
     quantized = bundle.sessions(judge, bundle.onnx(target, "int8"), 1)
@@ -138,7 +141,7 @@ def _refereed(
 
 
 def _gains(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Time of FP16 over that of INT8, of runtimes that ran both: above 1, INT8 pays."""
+    """Return the time of FP16 over that of INT8 for runtimes that ran both; above 1, INT8 pays."""
     times = {name: result["wall_ms"] for name, result in found.items() if result["state"] == "ok"}
     return {
         name: times[f"{name}-fp16"] / ms for name, ms in times.items() if f"{name}-fp16" in times
@@ -146,7 +149,7 @@ def _gains(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def gpus() -> list[str]:
-    """Name, driver, clocks and power limit as the driver's own tool says; empty without it."""
+    """Return name, driver, clocks and power limit of each GPU from nvidia-smi; empty without it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

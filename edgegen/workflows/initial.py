@@ -1,4 +1,4 @@
-"""The generator whose weights a training starts from: a zoo entry, or a run."""
+"""Open the generator whose weights a training starts from: a zoo entry, or a run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InitialGenerator:
-    """What a training starts from: a description as in run.json, weights with their sha256, and
-    where they are.
+    """Hold what a training starts from: a description as in run.json, the weights with their
+    sha256, and their path.
     """
 
     about: dict[str, Any]
@@ -27,7 +27,7 @@ class InitialGenerator:
     path: Path
 
     def config(self, wanted: Family) -> Any:
-        """UsageError for a generator of another family."""
+        """Return the generator's config. Raises UsageError if it belongs to another family."""
         from ..training.checkpoint import parse
 
         if (own := self.about.get("family")) != wanted.name:
@@ -40,7 +40,9 @@ class InitialGenerator:
 
 
 def open_initial(name: str) -> InitialGenerator:
-    """A zoo entry or a run; an adapted one with its adapter merged."""
+    """Open a zoo entry or a run, an adapted one with its adapter merged. Raises UsageError
+    otherwise.
+    """
     from ..core.bundle import sha256
     from ..training import checkpoint
     from ..training.adapt import site

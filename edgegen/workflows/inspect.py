@@ -1,4 +1,4 @@
-"""What a source is, and what edgegen makes of it, before anything long begins."""
+"""Say what a source is and what edgegen makes of it, before anything long begins."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InspectResult:
-    """parameters: by graph; bytes_stored: of the weights' files; peak_bytes: memory that an export
-    takes at least; prompt_tokens: None where it takes no prompts; licence: as its folder names it.
+    """Describe a source.
+
+    `parameters` counts them by graph, `bytes_stored` is the size of the weight files and
+    `peak_bytes` the memory that an export takes at least. `prompt_tokens` is None if the source
+    takes no prompts; `licence` is as its folder names it.
     """
 
     source: str
@@ -38,15 +41,17 @@ class InspectResult:
     licence: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen inspect --json`, but for its frame."""
+        """Return the document that `edgegen inspect --json` prints, without its outer frame."""
         return asdict(self)
 
 
 def inspect_source(
     source: str | Path, choices: SourceChoices = AS_IT_IS, listen: Listener = silent
 ) -> InspectResult:
-    """Read a source as an export would, and tell what it is; nothing is exported, and prompts are
-    not needed. Raises what load_generator does for what cannot be taken.
+    """Read a source as an export would and describe it; nothing is exported, and prompts are not
+    needed.
+
+    Raises what load_generator raises for a source that cannot be loaded.
     """
     need_torch()
     if is_brought(Path(source)) and not (Path(source) / "run.json").is_file():
@@ -87,7 +92,7 @@ def _brought(folder: Path, choices: SourceChoices) -> InspectResult:
         found.parameters,
         sum(
             (folder / name).stat().st_size
-            for name in found.folder.files.sha256  # adapters are no part of it
+            for name in found.folder.files.sha256  # adapters are not part of it
             if name.endswith(".safetensors")
         ),
         _peak(found.parameters),

@@ -1,5 +1,5 @@
-"""Numbers that nobody would mean are refused where settings are made, not where they are used: one
-table for every number that a program or a command line can set.
+"""Refuse absurd numbers where settings are made and not where they are used, with one table for
+every number that a program or a command line can set.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from ..errors import UsageError
 
 @dataclass(frozen=True)
 class Limit:
-    """From least to most; open: without the two themselves; whole: no fractions. flag: what the
-    command line calls it, where that is another name.
+    """Define the range of a number from `least` to `most`; `open` excludes both ends, `whole`
+    excludes fractions.
+
+    `flag` is the name on the command line, if it differs.
     """
 
     least: float
@@ -24,26 +26,26 @@ class Limit:
     flag: str = ""
 
     def fault(self, value: object) -> str:
-        """What is wrong with the value; nothing where it may be."""
+        """Return what is wrong with the value, or "" if it is allowed."""
         if type(value) is not int and (self.whole or type(value) is not float):
             return f"must be a {'whole ' if self.whole else ''}number, got {value!r}"
         assert isinstance(value, int | float)
         if self.open and not self.least < value < self.most:
             return f"must be above {self.least:g} and below {self.most:g}, got {value}"
-        if not value >= self.least:  # NaN is not
+        if not value >= self.least:  # written so that NaN fails
             return f"must be {self.least:g} or more, got {value}"
         return f"must be {self.most:.12g} or less, got {value}" if value > self.most else ""
 
 
-MANY = 10**9  # steps, seeds, images: more than any machine will see through
+MANY = 10**9  # more steps, seeds or images than any machine can work through
 SEEDS = 2**63 - 1
 
-# By the name of the field; a settings class may narrow its own.
+# The keys are field names; a settings class may narrow its own fields.
 LIMITS: Mapping[str, Limit] = {
     "threads": Limit(0, 1024),
-    # of photos
+    # photos
     "max_megapixels": Limit(1, 1000, flag="--max-megapixels"),
-    # of training
+    # training
     "images": Limit(1, 10**12),
     "batch": Limit(1, 1 << 20),
     "seed": Limit(0, SEEDS),
@@ -57,9 +59,9 @@ LIMITS: Mapping[str, Limit] = {
     "evaluations": Limit(1, MANY),
     "look_images": Limit(8, 10**6),
     "patience": Limit(1, MANY),
-    # of bundles
+    # bundles
     "least_release": Limit(0, 2**31 - 1, flag="--least-release"),
-    # of images and what is measured of them
+    # images and what is measured of them
     "first_seed": Limit(0, SEEDS),
     "count": Limit(1, 10**7),
     "label": Limit(0, MANY),
@@ -84,8 +86,10 @@ LIMITS: Mapping[str, Limit] = {
 
 
 def check_numbers(settings: Any, **narrower: Limit) -> None:
-    """UsageError names a field of the settings that is out of its range; None is one that was not
-    given. narrower: ranges of this class alone.
+    """Raise UsageError for a field of the settings that is out of its range; None means
+    not given.
+
+    `narrower` replaces ranges for this class alone.
     """
     limits = {**LIMITS, **narrower}
     for field in fields(settings):

@@ -1,4 +1,4 @@
-"""What a runtime will refuse, compute wrongly or run slowly of a graph, node by node."""
+"""Find the nodes of a graph that a runtime will refuse, compute wrongly or run slowly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LintFinding:
-    """What one runtime minds about one node of one file."""
+    """Hold one runtime's finding about one node of one file."""
 
     runtime: str
     file: Path
@@ -33,7 +33,7 @@ class LintFinding:
 
 @dataclass(frozen=True)
 class LintResult:
-    """All findings; errors are what a runtime refuses or computes wrongly."""
+    """Hold all findings; its errors are what a runtime refuses or computes wrongly."""
 
     model: str
     findings: Sequence[LintFinding]
@@ -43,17 +43,17 @@ class LintResult:
         return [one for one in self.findings if one.finding.level == "error"]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen lint --json`, but for its frame."""
+        """Return the document that `edgegen lint --json` prints, without its outer frame."""
         return {"model": self.model, "findings": [one.to_json() for one in self.findings]}
 
 
 def lint_model(
     model: str | Path, runtimes: Sequence[str] | None = None, build: bool = False
 ) -> LintResult:
-    """Hold an ONNX file or a bundle's INT8 graphs to the rules of runtimes.
+    """Check an ONNX file or a bundle's INT8 graphs against the rules of runtimes.
 
-    runtimes: those of the bundle, if None. build: hand each graph to the runtime itself as well.
-    Raises GateFailed, whose `result` is the LintResult, where anything is refused or computed
+    `runtimes` None takes those of the bundle; `build` also gives each graph to the runtime itself.
+    Raises GateFailed, with the LintResult as its `result`, if anything is refused or computed
     wrongly.
     """
     findings = [
@@ -78,7 +78,7 @@ def lint_model(
 
 
 def _files(model: str | Path, runtimes: Sequence[str] | None) -> Iterator[tuple[str, GraphFile]]:
-    """Each runtime with each ONNX file that is meant for it."""
+    """Yield each runtime with each ONNX file that is meant for it."""
     if is_bundle(model):
         bundle = read_bundle(model)
         for name in runtimes_of(bundle, runtimes):
@@ -109,8 +109,10 @@ def _findings(name: str, file: GraphFile, build: bool) -> Iterator[Finding]:
 
 
 def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
-    """What the runtime itself says, first where it can do no harm; RuntimeMissing where it cannot
-    be asked.
+    """Return the error that the runtime itself raises for the file, or None; the file is first
+    checked where it can do no harm.
+
+    Raises RuntimeMissing if the runtime cannot be asked here.
     """
     target = runtime(name)
     with scratch() as folder:
@@ -124,7 +126,7 @@ def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
             built = target.build(copy, folder)
             if (why := target.cannot_run()) is None:
                 target.load(built[0], 1)
-            elif built[0].suffix == copy.suffix:  # it builds where it runs
+            elif built[0].suffix == copy.suffix:  # this runtime builds only where it runs
                 raise RuntimeMissing(
                     "E-BACKEND", f"{name} is not available here: {why}", hint="leave out --build"
                 )

@@ -1,5 +1,5 @@
-"""What the workflows that read photos share: words for their settings, notes on photos that are not
-used, the statistics that exports are proven against.
+"""Share what the workflows that read photos need: words for their settings, notes on photos that
+are not used, and the statistics that exports are proven against.
 """
 
 from __future__ import annotations
@@ -23,37 +23,42 @@ if TYPE_CHECKING:
     from ..training.reading import PhotoReading
     from ..training.source import Source
 
-CHECKPOINT_STEPS = 500  # between two checkpoints
+CHECKPOINT_STEPS = 500  # training steps between two checkpoints
 REFERENCE = "reference.safetensors"
-REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
-# two images for each direction of the reference, and more than one of these
+REFERENCE_IMAGES = 10_000  # most images of a reference; the distance needs no more
+# two images for each direction of the reference, and more than one direction
 FEWEST_PHOTOS = 8
-SMALL_CLASS = 8  # photos of a class below which that is said
-CHOICES: dict[str, tuple[str, bool | None]] = {  # of photos: flag, and what is so without it
+SMALL_CLASS = 8  # a class with fewer photos is named in a warning
+# choices about photos: the flag, and the value without it
+CHOICES: dict[str, tuple[str, bool | None]] = {
     "classes": ("--no-classes", True),
     "follow_links": ("--follow-links", False),
     "max_megapixels": ("--max-megapixels", None),
 }
-REFERENCE_DIRECTIONS = 128  # of the projected reference, when there are photos enough for them
+REFERENCE_DIRECTIONS = 128  # directions of the projected reference, if there are photos enough
 
 
 def on_bad_of(word: str) -> Literal["skip", "fail"]:
-    """What an unreadable photo does. UsageError for any other word."""
+    """Return what an unreadable photo does. Raises UsageError unless the word is skip or fail."""
     if word not in ("skip", "fail"):
         raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {word!r}")
     return "fail" if word == "fail" else "skip"
 
 
 def fit_of(word: str | None) -> Fit:
-    """How a photo that is not square becomes one: pad unless said. UsageError for another word."""
+    """Return how a photo becomes square: pad by default. Raises UsageError unless pad, crop or
+    None.
+    """
     if word not in ("pad", "crop", None):
         raise UsageError("E-USAGE", f"--fit must be pad or crop, got {word!r}")
     return "crop" if word == "crop" else "pad"
 
 
 def background_of(name: str | None) -> str:
-    """The colour under transparency as #rrggbb, white unless said: two names of one colour are one
-    setting. UsageError for a name that is no colour.
+    """Return the colour under transparency as #rrggbb, white by default, so that two names of one
+    colour are one setting.
+
+    Raises UsageError for a name that is no colour.
     """
     from ..training.reading import colour
 
@@ -61,8 +66,9 @@ def background_of(name: str | None) -> str:
 
 
 def check_same_choices(settings: object, begun: JsonObject, run: Path) -> None:
-    """UsageError where a resumed run was begun with another choice of what its photos are. settings
-    has each as it is asked for, None where it is not; begun: as the run has them.
+    """Raise UsageError if a resumed run was started with other choices about its photos.
+
+    `settings` has each choice as requested now, None if not; `begun` has those of the run.
     """
     for name, (flag, unsaid) in CHOICES.items():
         asked, then = getattr(settings, name), begun[name]
@@ -85,9 +91,12 @@ def understood(
     only_pixels: bool = False,
     least: int = 1,
 ) -> FolderDescription:
-    """What is at a path, said in one line before anything long runs. only_pixels: nobody asks for
-    classes, so that what is unclear about them need not be; least: photos that are needed.
-    InputError where the user has to say what it is, or there is no set of photos.
+    """Say in one line what is at a path, before anything long runs, and return its
+    description.
+
+    `only_pixels`: no classes are needed, so nothing about them has to be clear; `least` is the
+    number of photos that are needed. Raises InputError if the user has to say what it is, or there
+    are too few photos.
     """
     from ..training.data import described
 
@@ -97,19 +106,19 @@ def understood(
     if about.question is not None:
         raise about.question
     listen.note(f"understood: {about.sentence()}")
-    if about.photos:  # bad ones are said by name, once all are
+    if about.photos:  # unreadable photos are named later, when all are known
         need_photos(len(about.photos) + len(about.bad), least, data)
     return about
 
 
 def need_photos(count: int, least: int, data: Path) -> None:
-    """InputError where there are fewer photos than training needs."""
+    """Raise InputError if there are fewer photos than training needs."""
     if count < least:
         raise InputError("E-DATA-TOO-FEW", f"{count} photos, {least} are needed", path=data)
 
 
 def note_small_classes(photos: Source, listen: Listener) -> None:
-    """Name the classes that are learned from few photos."""
+    """Warn about the classes with few photos, by name."""
     counts = small_classes(photos)
     if counts:
         named = ", ".join(f"{escaped(name)} ({count})" for name, count in counts.items())
@@ -119,7 +128,7 @@ def note_small_classes(photos: Source, listen: Listener) -> None:
 
 
 def small_classes(photos: Source) -> dict[str, int]:
-    """Name -> photos, of classes with fewer than SMALL_CLASS."""
+    """Return name to number of photos, for classes with fewer than SMALL_CLASS."""
     import numpy as np
 
     counts = np.bincount(photos.labels, minlength=len(photos.classes)).tolist()
@@ -128,8 +137,8 @@ def small_classes(photos: Source) -> dict[str, int]:
 
 
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
-    """Reports a training's progress in images after each step; a resumed run begins with those it
-    has.
+    """Return a hook that reports a training's progress in images after each step; a resumed run
+    starts with the images that it has.
     """
     before = 0
 
@@ -142,12 +151,12 @@ def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
 
 
 def note_unused(bad: Bad, listen: Listener) -> None:
-    """Name a photo that is not used, and say why."""
+    """Say which photo is not used, and why."""
     listen.note(f"not used: {escaped(bad.name)}: {bad.code} {bad.reason}")
 
 
 def note_report(report: Report, listen: Listener) -> None:
-    """Name every photo that is not used; what was changed or is odd, by count and first name."""
+    """Name every photo that is not used; report changed or odd ones by count and first name."""
     for bad in report.bad:
         note_unused(bad, listen)
     for code, names in report.warnings.items():
@@ -155,8 +164,10 @@ def note_report(report: Report, listen: Listener) -> None:
 
 
 def reference_network(weights: Path | None) -> FeatureNetwork:
-    """The feature network of a run's reference statistics: what the weight file holds, else the
-    packaged one. Missing weights raise.
+    """Return the feature network of a run's reference statistics: the one in the weight file, else
+    the packaged one.
+
+    Raises an error if its weights are missing.
     """
     from ..evidence import features
 
@@ -164,8 +175,8 @@ def reference_network(weights: Path | None) -> FeatureNetwork:
 
 
 def fastest(network: FeatureNetwork) -> FeatureNetwork:
-    """The same network by what executes it fastest here, which is torch on a machine that trains
-    only.
+    """Return the same network, executed by the fastest means here, which is torch on a machine that
+    only trains.
     """
     from ..export.packages import absent
 
@@ -177,7 +188,7 @@ def fastest(network: FeatureNetwork) -> FeatureNetwork:
 
 
 def write_reference(photos: Source, run: Path, weights: Path | None, listen: Listener) -> None:
-    """Statistics of the photos that exports of this run are proven against."""
+    """Write the statistics of the photos that exports of this run are proven against."""
     from ..training.digests import keep
 
     statistics = statistics_of(
@@ -189,7 +200,9 @@ def write_reference(photos: Source, run: Path, weights: Path | None, listen: Lis
 def statistics_of(
     photos: Source, name: str, network: FeatureNetwork, listen: Listener
 ) -> Reference:
-    """Of photos that are called `name`, along as many directions as they bear."""
+    """Return the statistics of photos called `name`, along as many directions as there are photos
+    for.
+    """
     import numpy as np
 
     from ..evidence import reference
@@ -208,8 +221,10 @@ def statistics_of(
 def reference_at(
     path: Path, name: str, size: int, weights: Path | None, listen: Listener
 ) -> Reference:
-    """Statistics in a file, or those of the photos in a folder or an archive, read at `size` pixels
-    a side and called `name` in evidence. InputError for too few photos.
+    """Read statistics from a file, or compute those of the photos in a folder or an archive, read
+    at `size` pixels a side and called `name` in the evidence.
+
+    Raises InputError for too few photos.
     """
     from ..evidence import reference
     from ..training.layout.archive import is_zip
@@ -219,7 +234,7 @@ def reference_at(
 
     if not (path.is_dir() or is_zip(path) or find(path)):
         return reference.read(path)
-    # links inside the folder are followed: nothing but statistics leaves it, and no flag asks here
+    # links inside the folder are followed: only statistics leave it, and there is no flag to ask
     reading = PhotoReading(follow_links=True)
     about = understood(path, reading, listen, only_pixels=True)
     with open_source(about, size) as (source, report):

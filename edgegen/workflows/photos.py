@@ -1,4 +1,4 @@
-"""What is in a folder of photos, and what becomes of it, before anything is trained."""
+"""Report what is in a folder of photos and what becomes of it, before anything is trained."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhotosSettings:
-    """How the photos would be trained on."""
+    """Say how the photos would be trained on."""
 
-    size: int = 32  # pixels a side that the model makes
-    fit: str | None = None  # photos that are not square: pad or crop; pad
-    background: str | None = None  # a colour; white
-    held_out: float | None = None  # share that is not trained on; None: as finetune takes it
+    size: int = 32  # pixels a side of the model's images
+    fit: str | None = None  # what becomes of photos that are not square: pad or crop; None: pad
+    background: str | None = None  # colour under transparency; None: white
+    held_out: float | None = None  # share that is not trained on; None: as finetune chooses it
     contact_sheet: Path | None = None  # where to draw the photos as a model will see them
-    classes: bool = True  # that folders and tables say count
-    follow_links: bool = False  # to photos inside the folder
-    max_megapixels: int | None = None  # of a photo; 256 for a JPEG, 64 for others
+    classes: bool = True  # read the classes that folders and tables name
+    follow_links: bool = False  # follow links to photos inside the folder
+    max_megapixels: int | None = None  # largest photo; None: 256 for a JPEG, 64 for others
 
     def __post_init__(self) -> None:
         check_numbers(self, size=Limit(8, 1024))
@@ -44,10 +44,12 @@ class PhotosSettings:
 
 @dataclass(frozen=True)
 class PhotosReport:
-    """What was met. near_copies: names of photos that are nearly one; held_out: (n,) bool, the
-    share that is not trained on; across: held-out photos with a near-copy in training; small:
-    classes with few photos to train on, and how many; refusal: why nothing can train on them, if
-    nothing can.
+    """Hold what was found.
+
+    `near_copies` are groups of names of photos that are nearly the same. `held_out`, (n,) bool,
+    marks the share that is not trained on, and `across` names its photos with a near-copy in
+    training. `small` counts the photos of classes with few to train on. `refusal` says why nothing
+    can train on the photos; None if it can.
     """
 
     settings: PhotosSettings
@@ -71,11 +73,11 @@ class PhotosReport:
 
     @property
     def different(self) -> int:
-        """Photos that are left when one stays of each group of near-copies."""
+        """Return the number of photos that remain if one stays of each group of near-copies."""
         return len(self.photos) - sum(len(group) - 1 for group in self.near_copies)
 
     def enough(self) -> tuple[bool, str]:
-        """Whether finetune takes them, and why."""
+        """Return whether finetune takes the photos, and why."""
         from ..evidence.small_sample_distance import LEAST
 
         train, held_out = self.train_count, self.held_out_count
@@ -92,7 +94,7 @@ class PhotosReport:
         return True, f"enough: {train} photos to train on, {held_out} held out"
 
     def shapes(self) -> dict[str, Any]:
-        """How many photos are wide, square, tall or small, and what their fit costs."""
+        """Return how many photos are wide, square, tall or small, and what their fit costs."""
         from ..training import sizes
 
         report = self.report
@@ -100,7 +102,9 @@ class PhotosReport:
         return {**sizes.shapes(report.sizes), "smaller": smaller}
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen photos check --json`, but for its frame."""
+        """Return the document that `edgegen photos check --json` prints, without its
+        outer frame.
+        """
         enough, why = self.enough()
         bad = Counter(photo.code for photo in self.report.bad)
         sheet = self.settings.contact_sheet
@@ -126,12 +130,12 @@ class PhotosReport:
 def check_photos(
     folder: str | Path, settings: PhotosSettings | None = None, listen: Listener = silent
 ) -> PhotosReport:
-    """Say what is in a folder: counts, sizes, copies, bad photos, what would be held out; and draw
-    a contact sheet where the settings name one. Nothing in the folder changes.
+    """Report what is in a folder: counts, sizes, copies, bad photos and what would be held out;
+    draw a contact sheet if the settings name one. Nothing in the folder changes.
 
-    A folder that no training would take is reported, too: its report has a `refusal`, an error to
-    raise. Raises InputError for no folder of photos, UsageError for tar shards and for settings
-    that cannot be.
+    A folder that no training would take is reported too: its report has a `refusal`, an error to
+    raise. Raises InputError if the path is no folder of photos, UsageError for tar shards and for
+    settings that cannot be used.
     """
     from ..training.data import survey
     from ..training.reading import PhotoReading
@@ -170,8 +174,8 @@ def check_photos(
 
 
 def _refuse_sheet(sheet: Path, folder: Path) -> None:
-    """UsageError where the contact sheet would be the next photo of the folder, or take the place
-    of a file that is no contact sheet.
+    """Raise UsageError if the contact sheet would become a photo of the folder or replace a file
+    that is no contact sheet.
     """
     from ..training.sheet import is_sheet
 
@@ -192,8 +196,10 @@ def _refuse_sheet(sheet: Path, folder: Path) -> None:
 
 
 def _report(seen: Survey, settings: PhotosSettings) -> tuple[PhotosReport, list[list[int]]]:
-    """Sides as finetune takes them, with the share that is asked for, else the smallest of its
-    SHARES that holds out enough; and the indices of near-copies.
+    """Return the report, and the indices of near-copies in groups.
+
+    The photos are split as finetune does it: with the share that is asked for, else with the
+    smallest of its SHARES that holds out enough.
     """
     import numpy as np
 
@@ -225,7 +231,7 @@ def _report(seen: Survey, settings: PhotosSettings) -> tuple[PhotosReport, list[
 
 
 def _small_classes(seen: Survey, held_out: np.ndarray) -> dict[str, int]:
-    """Classes with few photos to train on."""
+    """Return the classes with few photos to train on, with their number."""
     from ..training.data import Photos
 
     photos, train = seen.photos, ~held_out

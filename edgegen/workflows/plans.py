@@ -1,4 +1,4 @@
-"""What a precision plan keeps in full precision, and why."""
+"""Show what a precision plan keeps in full precision, and why."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from .bundles import read_bundle
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """As a bundle's manifest tells it. steps: what was asked, how often, the seconds that the
-    answers took and those that were expected; unasked: plans nobody looked at, and why.
+    """Hold the record of a search as a bundle's manifest keeps it.
+
+    `steps` says what was asked, how often, and the seconds that the answers took and were expected
+    to take; `unasked` says which plans were not looked at, and why.
     """
 
     steps: list[dict[str, Any]]
@@ -25,7 +27,9 @@ class SearchRecord:
 
     @classmethod
     def of(cls, bill: Any) -> SearchRecord | None:
-        """None for what no edgegen wrote: a manifest's calibration is as free as its writer."""
+        """Read a bill; None if edgegen cannot have written it, because anyone may write a
+        manifest.
+        """
         try:
             steps = [
                 {
@@ -48,8 +52,10 @@ def _number(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A plan and the file that it was read from; of a bundle with what searching it took, None
-    where that was not written down.
+    """Hold a plan and the file that it was read from.
+
+    `search` is the record of its search, None if the plan is not from a bundle or the bundle has
+    none.
     """
 
     path: Path
@@ -57,7 +63,7 @@ class PlanFile:
     search: SearchRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen plan show --json`, but for its frame."""
+        """Return the document that `edgegen plan show --json` prints, without its outer frame."""
         return {
             "plan": str(self.path),
             "rules": [list(rule) for rule in self.plan.rules],
@@ -69,7 +75,10 @@ class PlanFile:
 
 
 def read_plan(plan: str | Path, runtime: str | None = None) -> PlanFile:
-    """Read a plan.json, or the plan of a bundle for `runtime` (its first, if None)."""
+    """Read a plan.json, or a bundle's plan for `runtime` (its first, if None).
+
+    Raises UsageError for a runtime that the bundle has no plan for.
+    """
     path = Path(plan)
     if os.path.isdir(path):
         bundle = read_bundle(path)

@@ -1,4 +1,4 @@
-"""What an export would take on this machine: time, memory and disk, before it is begun."""
+"""Predict the time, memory and disk space of an export on this machine before it starts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def predict_export(
     settings: ExportSettings | None = None,
     listen: Listener = silent,
 ) -> ExportPrediction:
-    """Seconds and resident memory of each step of `export_bundle` with these settings, from a short
-    measurement; nothing is exported. Raises what that does for what it would refuse at once.
+    """Predict the seconds and the resident memory of each step of `export_bundle` with these
+    settings, from a short measurement; nothing is exported.
+
+    Raises the errors with which an export would refuse these settings at once.
     """
     from .export.disk_space import disk_need
     from .export.measured_costs import measured_costs
@@ -70,8 +72,8 @@ def predict_export(
 
 
 def _terms(source: LoadedGenerator, settings: ExportSettings) -> Terms:
-    """Without a distance where there is no reference: what an export asks to be told is no reason
-    not to predict it.
+    """Return the terms, without a distance if there is no reference: an export would ask for one,
+    but it can be predicted without.
     """
     terms = settings.terms
     if source.reference.is_file():

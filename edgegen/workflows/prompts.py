@@ -1,4 +1,6 @@
-"""Prompts as a user gives them: read from a file, found among those of a generator, or encoded."""
+"""Take prompts as a user gives them: read from a file, found among those of a generator, or
+encoded.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,15 @@ if TYPE_CHECKING:
     from ..core.runtime import Runtime
     from ..core.spec import Array
 
-LISTED = 12  # prompts that a sentence names
-# makes the encoder of a generator, once it is needed; None where it has none
+LISTED = 12  # prompts that a message names at most
+# Makes the encoder of a generator when it is first needed; None: the generator has none.
 Encoders = Callable[[], "PromptEncoder"] | None
 
 
 @dataclass(frozen=True)
 class TextGraphs:
-    """What encodes prompts: a graph of int64 tokens by the input that it makes, and the files of
-    its tokenizer by name.
+    """Hold what encodes prompts: graphs of int64 tokens by the name of the input that they make,
+    and the files of the tokenizer by name.
     """
 
     graphs: Mapping[str, Graph]
@@ -39,8 +41,11 @@ class TextGraphs:
 
 
 def read_prompts(path: str | Path) -> tuple[str, ...]:
-    """The prompts of a text file, one a line; empty lines and repetitions are left out. InputError
-    for a file that is too large, or a line that is no prompt.
+    """Read the prompts of a text file, one on each line; empty lines and repetitions are
+    left out.
+
+    Raises InputError for a file that is too large, has too few or too many prompts, or has a line
+    that is no prompt.
     """
     from ..core.conditions import check_prompt
     from ..core.conditions.prompts import BYTES, MOST
@@ -77,8 +82,10 @@ def prompted(
     encoders: Encoders = None,
     listen: Listener = silent,
 ) -> Latent:
-    """The latent that shows this prompt in every image, and steers away from the negative one;
-    unchanged where neither is given. UsageError where the generator takes none.
+    """Return the latent that shows this prompt in every image and steers away from the negative
+    one; unchanged if neither is given.
+
+    Raises UsageError if the generator takes none.
     """
     if prompt is None and negative is None:
         return latent
@@ -108,20 +115,22 @@ def _check(flag: str, text: str | None) -> None:
 
 
 class _Choice:
-    """Prompts of a bank, or encoded by what is made when it is first needed."""
+    """Choose prompts from a bank, or encode them with an encoder that is made when it is first
+    needed.
+    """
 
     def __init__(self, bank: Prompts, encoders: Encoders, listen: Listener) -> None:
         self.bank, self.encoders, self.listen = bank, encoders, listen
 
     def showing(self, text: str) -> Prompts:
-        """That prompt alone."""
+        """Return prompts with this text alone."""
         if text in self.bank.texts:
             return self.bank.only(self.bank.texts.index(text))
         made = {name: rows[None] for name, rows in self._encoded(text, "prompt").items()}
         return replace(self.bank, texts=(text,), embeddings={**self.bank.embeddings, **made})
 
     def without(self, bank: Prompts, text: str) -> Prompts:
-        """The prompts of `bank`, with that as their negative one."""
+        """Return the prompts of `bank` with this text as their negative one."""
         from ..core.conditions import NULL
 
         if text == self.bank.negative:
@@ -159,7 +168,7 @@ def _said(what: str, found: EncodedPrompt) -> str:
 
 
 def _listed(bank: Prompts) -> str:
-    """For people."""
+    """List the bank's prompts for people, at most LISTED of them."""
     from ..core.conditions import shown
 
     names = [repr(shown(text)) for text in bank.texts[:LISTED]]
@@ -168,7 +177,7 @@ def _listed(bank: Prompts) -> str:
 
 
 def encoders_of(bundle: Bundle, threads: int) -> Encoders:
-    """What encodes new prompts for a bundle; None where it holds no text encoder."""
+    """Return the maker of a bundle's prompt encoder, or None if it holds no text encoder."""
     from ..core.prompt_encoder import encoder_of, holds_encoder
 
     if not holds_encoder(bundle):
@@ -177,7 +186,8 @@ def encoders_of(bundle: Bundle, threads: int) -> Encoders:
     @cache
     def made() -> PromptEncoder:
         prompts = bundle.latent.prompts
-        assert prompts is not None  # as the manifest was checked for
+        # a manifest with an encoder but no prompts is refused when it is read
+        assert prompts is not None
         _need_tokenizers()
         return encoder_of(bundle, prompts, _host(bundle), threads)
 
@@ -185,7 +195,7 @@ def encoders_of(bundle: Bundle, threads: int) -> Encoders:
 
 
 def torch_encoders(text: TextGraphs | None) -> Encoders:
-    """The same of a generator that torch executes."""
+    """Return the maker of the prompt encoder of a generator that torch executes."""
     if text is None:
         return None
 
@@ -219,8 +229,10 @@ def _need_tokenizers() -> None:
 def bank_of(
     texts: Sequence[str], negative: str | None, encoder: PromptEncoder, listen: Listener = silent
 ) -> Prompts:
-    """Prompts encoded once, for a generator to go round; negative: for one that is steered away
-    from it. InputError for texts that are none, or more than a bundle holds.
+    """Encode prompts once, for a generator that takes them in turn; `negative` is for one that can
+    be steered away from it.
+
+    Raises InputError for texts that are no prompts, or for more than a bundle may hold.
     """
     import numpy as np
 
@@ -252,8 +264,10 @@ def bank_of(
 
 
 def _host(bundle: Bundle) -> Runtime:
-    """Who executes text graphs, which are ONNX in full precision: the first that works here, those
-    of the bundle before others.
+    """Return the runtime that executes text graphs, which are full-precision ONNX: the first that
+    works here, those of the bundle before others.
+
+    Raises RuntimeMissing if none works.
     """
     from ..export import RUNTIMES, runtime
 

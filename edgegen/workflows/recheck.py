@@ -1,4 +1,6 @@
-"""What a manifest says of the images, held to what this machine found when it made them again."""
+"""Compare a manifest's figures about the images with those found when this machine makes them
+again.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ from .export.attempts import weights_of
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
 
-# what another machine, another run or another occasion may say otherwise
+# figures that another machine, run or occasion may change
 NOT_QUALITY = frozenset({"executed_by", "why", "latency", "speed", "placement"})
-# what another machine repeats to the letter, since neither images nor rounding enter
+# figures that another machine must repeat exactly, because neither images nor rounding enter them
 LETTERS = frozenset(
     {
         "budget", "features", "first_seed", "last_seed", "level", "limit", "limit_db",
@@ -27,15 +29,15 @@ LETTERS = frozenset(
         "reference_sha256", "size", "size_ratio", "terms",  "features_sha256",
     }
 )  # fmt: skip
-SAME = 1e-6  # relative difference of the same arithmetic
-DECIBEL = 0.5  # that a PSNR may differ by between machines
+SAME = 1e-6  # relative tolerance of the same arithmetic
+DECIBEL = 0.5  # dB by which a PSNR may differ between machines
 SPEED = 0.25  # relative difference of a speed between two occasions
-COUNTS = 1.1  # times as many, and two more, that another machine may count
+COUNTS = 1.1  # another machine may count this many times as many, and two more
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of the manifest that this machine does not find."""
+    """Hold one figure of the manifest that this machine does not reproduce."""
 
     runtime: str
     figure: str  # such as gates.ruined.pairs
@@ -52,10 +54,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class JudgeSaid:
-    """A second judge that evidence names."""
+    """Identify a second judge that the evidence names."""
 
     name: str
-    sha256: str  # of its weights
+    sha256: str  # sha256 of its weights
     size: int
 
     def __str__(self) -> str:
@@ -64,18 +66,19 @@ class JudgeSaid:
 
 @dataclass(frozen=True)
 class RecordedEvidence:
-    """What a bundle's evidence was judged by."""
+    """Hold what a bundle's evidence was judged by."""
 
     terms: Terms
     trials: Mapping[str, Trial]
     evidence: Mapping[str, JsonObject]  # by runtime
-    is_whole: bool  # False for evidence of an edgegen that had fewer gates
+    is_whole: bool  # False for evidence of an older edgegen that had fewer gates
     second: JudgeSaid | None = None
 
 
 def recorded(bundle: Bundle) -> RecordedEvidence:
-    """Terms, seeds and levels that the manifest's evidence names. TrustError where one is missing
-    or is none of a verdict.
+    """Return the terms, seeds and levels that the manifest's evidence names.
+
+    Raises TrustError if one is missing or cannot be that of a verdict.
     """
     try:
         evidence = {
@@ -109,7 +112,9 @@ def recorded(bundle: Bundle) -> RecordedEvidence:
 
 
 def _trial(found: JsonObject, weights: str, is_whole: bool) -> Trial:
-    """Seeds and level follow from the weights and the attempt's number, or are none."""
+    """Return the evidence's trial. Raises ValueError unless its seeds and level follow from the
+    weights and the number of the attempt.
+    """
     said = Trial(int(found["first_seed"]), float(found["level"]), int(found.get("attempt", 0)))
     if is_whole and said != trial(weights, int(found["attempt"])):
         raise ValueError(
@@ -129,7 +134,7 @@ def _second(found: JsonObject) -> JudgeSaid | None:
 
 
 def _has_change(found: JsonObject) -> bool:
-    """Where it decides, a change of the distance is a number."""
+    """Return whether the change of the distance is a number, which it must be if it decides."""
     return found.get("verdict") == NOT_COUNTED or math.isfinite(found["change"]["value"])
 
 
@@ -139,7 +144,9 @@ def _terms(found: JsonObject) -> Terms:
 
 
 def _older_terms(evidence: Mapping[str, JsonObject]) -> Terms:
-    """Of evidence without `terms`; what it does not name is as by default."""
+    """Return the terms of older evidence that has no `terms`; limits that it does not name get
+    their defaults.
+    """
     return _in_numbers(
         Terms(
             max(float(found["budget"]) for found in evidence.values()),
@@ -150,14 +157,16 @@ def _older_terms(evidence: Mapping[str, JsonObject]) -> Terms:
 
 
 def _in_numbers(terms: Terms) -> Terms:
-    """ValueError for terms that anything, or nothing, keeps."""
+    """Return the terms. Raises ValueError for NaN or infinite ones, which every or no image would
+    meet.
+    """
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in terms.to_json().values()):
         raise ValueError("its terms are not numbers")
     return terms
 
 
 def is_same_machine(bundle: Bundle, name: str) -> bool:
-    """Whether this machine and its runtime are those that the evidence says it is from."""
+    """Return whether this machine and its runtime are those that the evidence was made with."""
     from ..export import runtime
     from ..machine.describe import measured_on
 
@@ -172,12 +181,13 @@ def is_same_machine(bundle: Bundle, name: str) -> bool:
 def differences(
     runtime: str, found: JsonObject, here: JsonObject, same_machine: bool
 ) -> list[Difference]:
-    """Every quality figure of a runtime's evidence that this machine does not find again.
+    """Return every quality figure of a runtime's evidence that this machine does not
+    reproduce.
 
     On the machine of the export the arithmetic is the same and so must the figures be; elsewhere
-    kernels round otherwise, and a figure may differ by half of its interval.
+    kernels round differently, and a figure may differ by half of its interval.
     """
-    if "terms" not in found:  # of an edgegen with fewer gates
+    if "terms" not in found:  # evidence of an older edgegen with fewer gates
         here = {name: value for name, value in here.items() if name in found}
     return [
         Difference(runtime, figure, a, b)
@@ -187,8 +197,8 @@ def differences(
 
 
 def slower_or_faster(runtime: str, found: JsonObject, here: float | None) -> list[Difference]:
-    """The speed of a runtime's evidence, where it is another one here; a runtime that does not run
-    here has none.
+    """Return the speed of a runtime's evidence if it differs here; a runtime that does not run here
+    has no speed.
     """
     said: Any = found.get("speed")
     if said is None or here is None:
@@ -204,7 +214,7 @@ MISSING = "nothing"
 def _figures(
     place: str, found: Any, here: Any, reach: float = math.nan
 ) -> Iterator[tuple[str, Any, Any, float]]:
-    """(name, recorded, here, half of the interval that the figure stands in) of every leaf."""
+    """Yield (name, recorded, here, half of the interval that the figure lies in) for every leaf."""
     if isinstance(found, dict) and isinstance(here, dict):
         if _number(here.get("low")) and _number(here.get("high")):
             reach = (here["high"] - here["low"]) / 2

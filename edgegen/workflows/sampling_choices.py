@@ -1,5 +1,5 @@
-"""What `generate` and `export` choose anew of a trained generator: its steps, which networks draw,
-a picture to follow.
+"""Apply what `generate` and `export` may change in a trained generator: its steps and solver, which
+networks draw, and a picture to follow.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingChoices:
-    """What a trained generator leaves open; None keeps what it does by itself."""
+    """Hold the choices that a trained generator leaves open; None keeps its own."""
 
-    steps: int | None = None  # of the sampler
+    steps: int | None = None  # number of sampler steps
     way: str | None = None  # networks that make the images, such as teacher or student of lcd
-    control: Path | None = None  # a picture that the images must follow, the model's kind of hint
+    control: Path | None = None  # a hint picture of the model's kind that the images must follow
     control_from: Path | None = None  # a photo to make that hint from
     like: Path | None = None  # a photo whose colours the images should have
-    solver: str | None = None  # of the sampler, one that the family knows
+    solver: str | None = None  # solver of the sampler, one that the family knows
 
     def __post_init__(self) -> None:
         check_numbers(self, steps=Limit(1, 10**4))
@@ -46,8 +46,10 @@ class SamplingChoices:
 def chosen(
     source: LoadedGenerator, choices: SamplingChoices
 ) -> tuple[Exportable, dict[str, Array]]:
-    """The generator as chosen, and what its graphs take besides. UsageError names a flag that this
-    family has no use for.
+    """Return the generator with the choices applied, and the further inputs that its
+    graphs take.
+
+    Raises UsageError for a flag that this family has no use for.
     """
     flags = {f"--{k.replace('_', '-')}": (k, v) for k, v in vars(choices).items() if v is not None}
     if not flags:
@@ -61,7 +63,8 @@ def chosen(
         and isinstance(trained, Resteppable)
     ):
         return trained.with_steps(choices.steps), {}
-    if not isinstance(trained, Generator):  # nobody's family: it is as it was brought
+    # a brought generator has no family whose config could change
+    if not isinstance(trained, Generator):
         other = next((flag for flag in flags if flag != "--steps"), "--steps")
         raise UsageError("E-USAGE", f"{source.family} has no option {other}")
     known = {field.name for field in dataclasses.fields(trained.config)}
@@ -71,7 +74,7 @@ def chosen(
             "control": ("way", "control"),
             "control_from": ("way", "control"),
             "like": ("like", True),
-            # lcd's own "solver" is of what its student learns from
+            # in lcd's config "solver" is the one that its student learns from
             "solver": ("teacher_solver" if "teacher_solver" in known else "solver", value),
         }.get(name, (name, value))
         if field not in known:
@@ -101,7 +104,7 @@ def _rebuilt(family_name: str, trained: Generator, changes: dict[str, Any]) -> G
 
 
 def _given(generator: Generator, choices: SamplingChoices) -> dict[str, Array]:
-    """The graphs' further inputs, without the batch axis."""
+    """Return the graphs' further inputs without the batch axis."""
     import torch
 
     from ..core.images import read

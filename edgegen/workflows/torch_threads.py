@@ -1,4 +1,4 @@
-"""Torch's CPU threads for the length of a block."""
+"""Set torch's CPU threads for the length of a block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch computes with `count` threads inside; a host program has its own number back after."""
+    """Let torch compute with `count` threads inside the block; the caller's number is restored
+    after it.
+    """
     import torch
 
     before = torch.get_num_threads()

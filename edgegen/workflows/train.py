@@ -1,4 +1,4 @@
-"""Photos to a trained generator: a run folder with checkpoints, and at the end weights."""
+"""Train a generator on photos: a run folder with checkpoints, and weights at the end."""
 
 from __future__ import annotations
 
@@ -50,31 +50,31 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train. What is None is as the resumed run recorded it, else the recipe's or the
-    default.
+    """Say how to train. None stands for what the resumed run recorded, else for the recipe's value
+    or the default.
     """
 
-    resume: bool = False  # go on with the run in the folder, bit for bit
-    recipe: str | None = None  # one of the family's; its first
-    images: int | None = None  # to see in all
-    batch: int | None = None  # images a step
-    changes: tuple[str, ...] = ()  # of the config, such as "steps=8"
-    seed: int | None = None  # of weights, order and noise; 0
-    only: str | None = None  # the one objective to train
-    init: str | None = None  # run folder or zoo name whose weights to start from
-    device: str | None = None  # "cpu" or "cuda"; cpu
+    resume: bool = False  # continue the run in the folder, bit for bit
+    recipe: str | None = None  # one of the family's recipes; None: its first
+    images: int | None = None  # images of the whole training
+    batch: int | None = None  # images of a training step
+    changes: tuple[str, ...] = ()  # changes of the config, such as "steps=8"
+    seed: int | None = None  # seed of weights, order and noise; None: 0
+    only: str | None = None  # the single objective to train; None: all
+    init: str | None = None  # run folder or zoo name with the initial weights
+    device: str | None = None  # "cpu" or "cuda"; None: cpu
     compiled: bool = False  # let torch compile the networks
-    samples_every: int = 0  # steps between two grids of images; 0 for none
-    keep: int = 2  # checkpoints that stay
+    samples_every: int = 0  # steps between two grids of images; 0 writes none
+    keep: int = 2  # number of checkpoints that are kept
     tensorboard: bool = False
     on_bad: str = "skip"  # what an unreadable photo does: skip or fail
-    fit: str | None = None  # photos that are not square: pad or crop; pad
-    background: str | None = None  # a colour; white
-    classes: bool | None = None  # that folders and tables say are learned; True
-    follow_links: bool | None = None  # to photos inside the folder; False
-    max_megapixels: int | None = None  # of a photo; 256 for a JPEG, 64 for others
+    fit: str | None = None  # what becomes of photos that are not square: pad or crop; None: pad
+    background: str | None = None  # colour under transparency; None: white
+    classes: bool | None = None  # learn the classes that folders and tables name; None: True
+    follow_links: bool | None = None  # follow links to photos inside the folder; None: False
+    max_megapixels: int | None = None  # largest photo; None: 256 for a JPEG, 64 for others
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # of a network that is no package's
+    feature_weights: Path | None = None  # weights file of a feature network that no package brings
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -84,8 +84,9 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run. rank: of several processes that train together the one with 0 writes, and
-    tells of the run.
+    """Hold a finished run.
+
+    `rank` is the process's number among those that train together; process 0 writes and reports.
     """
 
     out: Path
@@ -95,7 +96,7 @@ class TrainResult:
     rank: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen train --json`, but for its frame."""
+        """Return the document that `edgegen train --json` prints, without its outer frame."""
         return {
             "out": str(self.out),
             "weights": str(self.weights),
@@ -115,8 +116,8 @@ def train(
 
     Started by torchrun or accelerate, several processes train together. SIGINT and SIGTERM write a
     checkpoint and raise KeyboardInterrupt(signal number). Raises UsageError for settings or a
-    folder that cannot be used, InputError for photos that cannot, RuntimeMissing without
-    torch, Busy for a run in use.
+    folder that cannot be used, InputError for photos that cannot, RuntimeMissing without torch, and
+    Busy for a run in use.
     """
     need_torch()
     from ..families import family as find_family
@@ -132,7 +133,7 @@ def train(
     recipe = _continued(chosen_family, recipe_name, recipe, initial, choices.init)
     with joined(choices.device) as world:
         heard = listen if world.rank == 0 else silent
-        if world.rank == 0:  # who writes it
+        if world.rank == 0:  # this process writes the run
             check_free(out, settings.resume)
         threads = choices.threads or max(1, cores() // world.size)
         _check_before(choices, settings, chosen_family, recipe)
@@ -166,10 +167,11 @@ def train(
 
 @dataclass(frozen=True)
 class _Choices:
-    """The settings of a run, each decided."""
+    """Hold the settings of a run after each was decided."""
 
     previous: Recorded
-    recipe: str | None  # None, and the two below: the family's first recipe and what it says
+    # None here, and in the two fields below: the family's first recipe and its values
+    recipe: str | None
     images: int | None
     batch: int | None
     seed: int
@@ -183,11 +185,11 @@ class _Choices:
     classes: bool
     follow_links: bool
     max_megapixels: int | None
-    threads: int  # 0: an equal share of all cores
+    threads: int  # 0: an equal share of all cores for each process
 
     @classmethod
     def of(cls, settings: TrainSettings, out: Path) -> _Choices:
-        """Each setting: as given, else as the resumed run recorded it, else the default."""
+        """Decide each setting: as given, else as the resumed run recorded it, else its default."""
         from ..training.recorded import Recorded
 
         previous = Recorded.of(out) if settings.resume else Recorded()
@@ -215,7 +217,7 @@ class _Choices:
     def run_settings(
         self, family: str, recipe_name: str, recipe: Recipe, initial: InitialGenerator | None
     ) -> RunSettings:
-        """What the run is held to when it resumes."""
+        """Return the settings that must stay the same when the run resumes."""
         from ..training.run import RunSettings
 
         return RunSettings(
@@ -240,15 +242,19 @@ def _first(setting: Value | None, recorded: Value | None) -> Value | None:
 
 
 def _given(setting: Value | None, default: Value) -> Value:
-    """An empty word was given, and is refused where it is used."""
+    """Return the setting, or the default for None; an empty word stays, and is refused where it is
+    used.
+    """
     return default if setting is None else setting
 
 
 def recipe_of(
     family: Family, name: str | None, images: int | None, batch: int | None
 ) -> tuple[str, Recipe]:
-    """A recipe of the family with its name, its first for None; images and batch instead of its
-    own. UsageError for a name it does not have.
+    """Return a recipe of the family with its name, the first for None, with images and batch in
+    place of its own if they are given.
+
+    Raises UsageError for a name that the family does not have.
     """
     chosen = next(iter(family.recipes)) if name is None else name
     if chosen not in family.recipes:
@@ -263,8 +269,8 @@ def recipe_of(
 def _recorded_recipe(
     family: Family, choices: _Choices, settings: TrainSettings, out: Path
 ) -> tuple[str, Recipe]:
-    """The recipe, with the config that a resumed run recorded and the changes that are asked for
-    now.
+    """Return the recipe with the config that a resumed run recorded and the changes that are asked
+    for now.
     """
     from ..training.checkpoint import parse
     from .config_changes import changed
@@ -283,8 +289,11 @@ def _continued(
     initial: InitialGenerator | None,
     recorded: str | None,
 ) -> Recipe:
-    """A recipe that trains a finished generator on takes that one's config; recorded: what a
-    resumed run started from. UsageError where there is none.
+    """Return the recipe; one that continues a finished generator takes that generator's
+    config.
+
+    `recorded` is the sha256 of the weights that a resumed run started from. Raises UsageError if
+    such a recipe has neither.
     """
     if not _continues(recipe):
         return recipe
@@ -308,7 +317,7 @@ def _continues(recipe: Recipe) -> bool:
 def _check_before(
     choices: _Choices, settings: TrainSettings, family: Family, recipe: Recipe
 ) -> None:
-    """What is not there is told before the photos are read."""
+    """Raise, before the photos are read, the errors of whatever is missing."""
     from ..training.device import device_of
     from ..training.loop import chosen_objectives
     from ..training.processes import local_rank
@@ -326,7 +335,10 @@ def _check_before(
 def _photos(
     data: Path, recipe: Recipe, choices: _Choices, world: World, listen: Listener
 ) -> Iterator[Photos]:
-    """The photos and, as a function, what was met of them so far. InputError for too few."""
+    """Yield the photos, and a function that returns what was found about them so far.
+
+    Raises InputError for too few.
+    """
     from ..training.reading import MIN_SIDE, PhotoReading
     from ..training.source import open_source
 
@@ -352,8 +364,9 @@ def _photos(
 
 
 def _for_classes(recipe: Recipe, photos: Source, data: Path) -> Recipe:
-    """The recipe with as many classes as the photos have. InputError where a finished generator has
-    others.
+    """Return the recipe with as many classes as the photos have.
+
+    Raises InputError if a finished generator that is continued has another number.
     """
     classes = len(photos.classes)
     if _continues(recipe) and recipe.config.classes != classes:

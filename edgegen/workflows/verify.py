@@ -1,4 +1,4 @@
-"""Is a bundle what was exported, and does its evidence hold on this machine?"""
+"""Verify that a bundle is what was exported, and that its evidence holds on this machine."""
 
 from __future__ import annotations
 
@@ -24,47 +24,49 @@ if TYPE_CHECKING:
     from .export.prove import Proof
     from .recheck import Difference, RecordedEvidence
 
-# settings that mean nothing where the verdict is not recomputed
+# settings that have no meaning unless the verdict is recomputed
 OF_EVIDENCE = frozenset(
     {
         "feature_weights", "second_judge", "fid_budget", "min_psnr_db", "max_ruined", "max_moved",
         "max_apart", "bench", "fresh_seeds", "reference",
     }
 )  # fmt: skip
-SHOWN = 5  # figures that are others here, named in the message
+SHOWN = 5  # differing figures that the message names
 
 
 @dataclass(frozen=True)
 class VerifySettings:
-    """How much is checked beyond files and signature, and what executes it."""
+    """Say how much is checked beyond files and signature, and what executes it."""
 
-    # files: nothing is recomputed; images: the images kept at the export come out again (no
+    # files: nothing is recomputed; images: the images kept at the export must come out again (no
     # torch); evidence: the verdict is recomputed
     extent: Literal["evidence", "images", "files"] = "evidence"
     runtimes: Sequence[str] | None = None  # None: every runtime of the bundle
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # of a network that is no package's
-    # a second network that has to agree: "open-nsfw", or a weight file; None: that of the evidence
+    feature_weights: Path | None = None  # weights file of a feature network that no package brings
+    # a second network that must agree: "open-nsfw", or a weight file; None: the evidence's own
     second_judge: str | Path | None = None
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
     least_release: int | None = None  # refuse what was signed as an older release
-    # what the images have to be: who verifies says it, never the bundle
-    fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
-    min_psnr_db: float = 35.0  # to full precision, that the images must reach
-    max_ruined: float = 0.002  # share of images that anybody would tell from full precision
-    max_moved: float = 0.05  # mean square that features move, over that from seed to seed
+    # the limits of the images are set by whoever verifies, never by the bundle
+    fid_budget: float = 0.02  # largest relative change of the Frechet distance, up or down
+    min_psnr_db: float = 35.0  # least PSNR in dB to full precision
+    max_ruined: float = 0.002  # largest share of images that anybody can tell from full precision
+    max_moved: float = 0.05  # mean square that features move, over that between two seeds
     max_apart: float = 0.005  # squared distance of the two sets, over the same
-    # the distance to the reference need not be counted, and if it is, decides nothing
+    # the distance to the reference need not be counted, and decides nothing if it is
     no_reference: bool = False
-    bench: bool = False  # hold the speeds of the manifest to those of this machine as well
+    bench: bool = False  # compare the speeds of the manifest with those of this machine too
     fresh_seeds: bool = False  # judge images of seeds that the operating system draws
-    # photos, or a file of their statistics, to judge against as well; None: the bundle's own alone
+    # photos, or a file of their statistics, to judge against too; None: only the bundle's own
     reference: Path | None = None
 
     def __post_init__(self) -> None:
-        """UsageError for what could not be looked at: nobody may take it for checked."""
+        """Raise UsageError for a setting that this extent cannot check, so that nobody believes it
+        checked.
+        """
         check_numbers(self)
         if self.extent == "evidence":
             return
@@ -78,7 +80,7 @@ class VerifySettings:
                 )
 
     def terms(self, said: Terms) -> Terms:
-        """These limits, on as many pairs as the evidence was allowed."""
+        """Return these limits on as many pairs as the evidence was allowed."""
         return type(said)(
             self.fid_budget,
             said.maximum,
@@ -93,24 +95,26 @@ class VerifySettings:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What was checked; `proof` or `images` hold what was recomputed, if anything was."""
+    """Hold what was checked; `proof` or `images` has what was recomputed, if anything was."""
 
     bundle: str
-    files: int  # listed files, all as they were exported
+    files: int  # number of listed files, all as they were exported
     is_signed: bool  # whether there is a signature, checked or not
     signed_by: str | None  # fingerprint of the key that the signature was checked with
-    release: int | None = None  # that was signed with it
+    release: int | None = None  # the release number that was signed
     proof: Proof | None = None
-    drift: Mapping[str, float] = field(default_factory=dict)  # change minus the manifest's
-    is_bench: bool = False  # whether speeds were held to the manifest's as well
-    differences: Sequence[Difference] = ()  # figures of the manifest that are others here
-    is_older: bool = False  # whether the evidence is of an edgegen that had fewer gates
+    # change of the distance here minus the manifest's, by runtime
+    drift: Mapping[str, float] = field(default_factory=dict)
+    is_bench: bool = False  # whether speeds were compared with the manifest's too
+    differences: Sequence[Difference] = ()  # figures of the manifest that differ here
+    is_older: bool = False  # whether the evidence is of an older edgegen that had fewer gates
     images: Sequence[Alike] | None = None
-    seeds: range = range(0)  # of the images
-    skipped: Mapping[str, str] = field(default_factory=dict)  # runtimes that made no images, why
+    seeds: range = range(0)  # seeds of the images
+    # runtimes that made no images, with the reason
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen verify --json`, but for its frame."""
+        """Return the document that `edgegen verify --json` prints, without its outer frame."""
         found: dict[str, Any] = {
             "bundle": self.bundle,
             "files": self.files,
@@ -132,11 +136,12 @@ class VerifyResult:
 def verify_bundle(
     bundle: str | Path, settings: VerifySettings | None = None, listen: Listener = silent
 ) -> VerifyResult:
-    """Check every file, generate the same seeds again, and hold the recomputed verdict to the
+    """Check every file, generate the same seeds again, and compare the recomputed verdict with the
     manifest's.
 
-    Raises TrustError for files that are not those of the export, GateFailed, whose `result` is the
-    VerifyResult, where this machine makes other images or the evidence does not hold on it.
+    Raises TrustError for files that are not those of the export, and GateFailed, with the
+    VerifyResult as its `result`, if this machine makes other images or the evidence does not hold
+    on it.
     """
     settings = settings or VerifySettings()
     opened = read_bundle(bundle, settings.public_key, settings.least_release)
@@ -158,8 +163,8 @@ def verify_bundle(
             f"checking the evidence needs the feature network: {why}",
             hint="or add --images-only",
         )
-    # of all that a bundle is for, those that do not run here are said to be executed by the
-    # stand-in
+    # without named runtimes, all are checked, and the evidence says which ones the stand-in
+    # executed
     if settings.runtimes:
         insist(names, settings.allow_cpu, listen)
     return _evidence(opened, result, names, settings, listen)
@@ -207,7 +212,7 @@ def _evidence(
         Context.of(settings.threads, settings.feature_weights, listen),
         second_judge=second_judge_again(said.second, settings.second_judge),
     )
-    # one that the evidence has not is a term of whoever verifies
+    # a second judge that the evidence lacks is a requirement of whoever verifies
     added = second_judge(settings.second_judge) if said.second is None else None
     if settings.reference is None:
         is_kept = said.terms.is_distance_counted or not asked.is_distance_counted
@@ -236,7 +241,7 @@ def _evidence(
 
 
 def _insist_on_distance(result: VerifyResult, is_kept: bool) -> None:
-    """GateFailed where the distance to a reference should be counted and is not."""
+    """Raise GateFailed if the distance to a reference should be counted and is not."""
     if not is_kept:
         raise _failed(
             result,
@@ -248,7 +253,7 @@ def _insist_on_distance(result: VerifyResult, is_kept: bool) -> None:
 
 
 def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Reference | None:
-    """Of the photos that whoever verifies brings."""
+    """Return the statistics of the photos that the verifier gave, or None without photos."""
     if settings.reference is None:
         return None
     from ..evidence.golden_images import FULL
@@ -263,7 +268,9 @@ def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Re
 def _held(
     bundle: Bundle, result: VerifyResult, said: RecordedEvidence, proof: Proof
 ) -> VerifyResult:
-    """With every figure of the manifest that is another one here; GateFailed where there is one."""
+    """Return the result with every figure of the manifest that differs here. Raises GateFailed if
+    one does.
+    """
     from .recheck import differences, is_same_machine
 
     found, drift = [], {}
@@ -278,7 +285,9 @@ def _held(
 
 
 def _held_speeds(result: VerifyResult, said: RecordedEvidence, proof: Proof) -> VerifyResult:
-    """With every speed of the manifest that is another one here; GateFailed where there is one."""
+    """Return the result with every speed of the manifest that differs here. Raises GateFailed if
+    one does.
+    """
     from .recheck import slower_or_faster
 
     found = [
@@ -290,7 +299,7 @@ def _held_speeds(result: VerifyResult, said: RecordedEvidence, proof: Proof) -> 
 
 
 def _without(found: Sequence[Difference], result: VerifyResult) -> VerifyResult:
-    """The result; GateFailed where figures of the manifest are others here."""
+    """Return the result. Raises GateFailed if figures of the manifest differ here."""
     result = replace(result, differences=found)
     if found:
         raise _failed(

@@ -1,3 +1,3 @@
-"""One page of a bench for an integrator and their customer: a file without others, made from
-bench.json and the pictures beside it. (numpy and Pillow only)
+"""Make one page of a bench for an integrator and their customer: a single file, made from
+bench.json and the pictures beside it. It needs numpy and Pillow only.
 """

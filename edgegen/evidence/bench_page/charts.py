@@ -1,7 +1,8 @@
-"""Latency against quality as SVG, without a library: a device without extras makes it, too.
+"""Draw latency against quality as SVG without a library, so that a device without extras can do it
+too.
 
-A point is a row; its bars are the intervals of the median and of the PSNR. Shape and
-colour are a runtime's; full precision is hollow. Rows that nobody beats are ringed and joined.
+A point is a row; its bars are the intervals of the median and of the PSNR. Each runtime has a shape
+and a colour; full precision is hollow. Rows that no other row beats are ringed and joined.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from .style import CHART, COLOURS, THEME
 
 WIDTH, HEIGHT = 760, 450
 LEFT, RIGHT, TOP, BOTTOM = 62, 20, 58, 54
-BAND = 66  # of what is full precision itself, above the scale
-LETTER = 7.4  # pixels of width, about
+BAND = 66  # height of the band for full precision itself, above the scale
+LETTER = 7.4  # approximate width of a letter in pixels
 LINE = 15
-LOGARITHMIC = 8.0  # times that the slowest takes as long as the fastest
+LOGARITHMIC = 8.0  # slowest time over fastest beyond which the scale is logarithmic
 Place = tuple[float, float]
-Extent = tuple[float, float, float]  # left, right and height of what a label may not cover
+Extent = tuple[float, float, float]  # left, right and height of a place that no label may cover
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A number to a place on paper."""
+    """Map a number to a place on paper."""
 
     low: float
     high: float
@@ -44,7 +45,7 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
-        """Round numbers, at most nine."""
+        """Return round numbers for ticks; a linear axis has at most nine."""
         if self.is_logarithmic:
             tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             every = [step * 10.0**ten for ten in tens for step in (1, 2, 5)]
@@ -58,12 +59,14 @@ class Axis:
 
 
 def chart_file(document: BenchDocument, chart: Chart) -> bytes:
-    """A file of its own."""
+    """Return the chart as an SVG file with its own styles."""
     return (chart_svg(document, chart, f"<style>{THEME}{CHART}</style>") + "\n").encode()
 
 
 def chart_svg(document: BenchDocument, chart: Chart, style: str = "") -> str:
-    """The chart of one full precision; of the page's style unless it is told its own."""
+    """Return the chart of one full precision as SVG; it uses the page's styles unless `style` is
+    given.
+    """
     title = escape(chart.title)
     parts = "".join(_Drawing(document, chart).parts())
     return (
@@ -74,14 +77,14 @@ def chart_svg(document: BenchDocument, chart: Chart, style: str = "") -> str:
 
 
 class _Drawing:
-    """One chart."""
+    """Draw one chart."""
 
     def __init__(self, document: BenchDocument, chart: Chart) -> None:
         self.document, self.chart, self.points = document, chart, chart.points
         self.has_exact = any(math.isinf(point.psnr_db) for point in self.points)
         self.x = self._x()
         self.y = self._y()
-        # a peer on a runtime is another kind than edgegen on it, whatever runs there
+        # edgegen and a peer on the same runtime get different marks
         names = dict.fromkeys(map(_kind, sorted(document.rows, key=lambda row: bool(row.peer))))
         self.number = {name: number for number, name in enumerate(names)}
         self.taken: list[Extent] = []
@@ -94,7 +97,7 @@ class _Drawing:
         front = self.chart.front
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(self._place, front))
         yield f'<polyline class="front" points="{joined}"/>'
-        # marks keep their places, and labels go round them
+        # marks keep their places, so labels must avoid them
         for point in self.points:
             self.taken.append(self._extent(point))
         for point in self.points:
@@ -176,7 +179,7 @@ class _Drawing:
             yield f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="12"/>'
 
     def _label(self, point: Point) -> str:
-        """Beside, above or below its point, where no other label or mark is."""
+        """Draw a label beside, above or below its point, where no other label or mark is."""
         x, y = self._place(point)
         text, own = self.chart.label(point.row), self._extent(point)
         wide = LETTER * len(text)
@@ -192,7 +195,7 @@ class _Drawing:
         return _text(left + wide / 2, height + 4, text, "", "middle")
 
     def _extent(self, point: Point) -> Extent:
-        """Of a point's mark and the bar of its times."""
+        """Return the extent of a point's mark and of the bar of its times."""
         x, y = self._place(point)
         return min(x - 12, self.x(point.ms_low)), max(x + 12, self.x(point.ms_high)), y
 
@@ -236,7 +239,7 @@ def _circle(x: float, y: float, name: str) -> str:
     return f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
 
 
-# by the number of a runtime, or of a peer on one, in the document
+# The index is the number of a runtime, or of a peer on one, in the document.
 SHAPES: Sequence[Callable[[float, float, str], str]] = (
     _circle,
     _polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),

@@ -1,4 +1,4 @@
-"""The same seeds side by side, and the worst pairs under a slider."""
+"""Show the same seeds side by side, and the worst pairs under a slider."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from ..bench_document import BenchDocument, BenchedBundle, BenchRow, Strip, Wors
 from ..bench_tables import decibels
 from ..pareto import Chart
 
-GAIN = 8  # of the difference: a damage of one level in 32 becomes grey
-LEAST, LEAST_OF_PAIRS = 96, 160  # pixels on the page that an image's side has
-Pictures = Mapping[str, np.ndarray]  # file -> (rows, columns, h, w, 3) uint8
+GAIN = 8  # factor of the difference: a damage of one level in 32 becomes grey
+LEAST, LEAST_OF_PAIRS = 96, 160  # least pixels of an image's side on the page
+Pictures = Mapping[str, np.ndarray]  # file name -> (rows, columns, h, w, 3) uint8
 
 
 def same_seeds(document: BenchDocument, chart: Chart, pictures: Pictures) -> Iterator[str]:
-    """Of each bundle: full precision, then each row and what differs, enlarged."""
+    """Yield for each bundle the images of full precision, then each row and its enlarged
+    difference.
+    """
     for bundle in chart.bundles:
         if bundle.seeds is None:
             continue
@@ -58,7 +60,7 @@ def _strip(images: np.ndarray, said: str) -> str:
 
 
 def worst_pairs(document: BenchDocument, chart: Chart, pictures: Pictures) -> Iterator[str]:
-    """Of each row that is not full precision: its worst pairs, one over the other."""
+    """Yield the worst pairs of each row that is not full precision, one image over the other."""
     rows = [row for bundle in chart.bundles for row in document.of(bundle.name)]
     for row in rows:
         if row.worst is None or row.quality is None or row.worst.rows != 2:
@@ -95,7 +97,7 @@ def _scale(images: np.ndarray, least: int = LEAST) -> int:
 
 
 def _smaller(about: Strip) -> str:
-    """Said of pictures that are not shown pixel by pixel."""
+    """Return a remark for pictures that are not shown pixel by pixel."""
     return "" if about.reduced == 1 else f", shown {about.reduced} times smaller"
 
 

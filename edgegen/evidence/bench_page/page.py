@@ -1,4 +1,4 @@
-"""The page of a report: what an integrator decides by, and sends to a customer as it is."""
+"""Make the page of a report, which an integrator decides by and sends to a customer unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from .times import histograms, stages
 
 
 def page(document: BenchDocument, pictures: Pictures) -> bytes:
-    """HTML in UTF-8 that loads nothing. pictures: of the document's strips, by file."""
+    """Return HTML in UTF-8 that loads nothing; `pictures` holds the document's strips by
+    file name.
+    """
     body = "".join(_body(document, pictures))
     digest = base64.b64encode(hashlib.sha256(style.SCRIPT.encode()).digest()).decode()
     policy = (
@@ -62,7 +64,7 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
     yield '<p class="soft screen">A click on a heading sorts by it.</p>'
     yield rows_table(document)
     yield f"<p class=soft>{escape(_columns(document))}</p>"
-    # of what was not measured nothing more can be shown
+    # for bundles that were not measured there is nothing more to show
     found = [
         c for c in found if any(row.latency for one in c.bundles for row in document.of(one.name))
     ]
@@ -86,7 +88,7 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
 
 
 def _titled(chart: Chart, found: list[Chart]) -> Iterator[str]:
-    """The name of a chart, where there are several."""
+    """Yield the title of a chart if there are several."""
     if len(found) > 1:
         yield f"<h3>{escape(chart.title)}</h3>"
 
@@ -115,7 +117,7 @@ def _measured_on(document: BenchDocument) -> str:
 
 
 def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> tuple[str, str]:
-    """A bundle's name, and the row of it that one would take, in plain words."""
+    """Return a bundle's name, and in plain words the row of it to choose."""
     kind = "CPU time" if document.compared_by == "cpu" else "time"
     best = _best(document, bundle)
     if best is None or best.first is None or best.quality is None:
@@ -150,8 +152,8 @@ def _why_none(document: BenchDocument, bundle: BenchedBundle) -> str:
 
 
 def _best(document: BenchDocument, bundle: BenchedBundle) -> BenchRow | None:
-    """edgegen's fastest that is not full precision and whose pairs show no damage; one with a
-    ruined pair where there is no other.
+    """Return edgegen's fastest row that is not full precision and whose pairs show no damage, or
+    one with a ruined pair if there is no other; None without either.
     """
     rows = [
         (row.quality.ruined > 0, document.compared(row.first).p50, number, row)

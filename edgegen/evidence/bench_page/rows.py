@@ -1,4 +1,4 @@
-"""The table of all rows, which sorts."""
+"""Make the sortable table of all rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...core.html_text import escape
 from ..bench_document import BenchDocument, BenchRow
 from ..bench_tables import decibels, number, verdict_words
 
-# what a cell shows, as HTML, and what it sorts by: its text where that is None
+# the HTML that a cell shows, and the value that it sorts by; None sorts by the text
 Cell = tuple[str, str | float | None]
 Made = Callable[[BenchDocument, BenchRow], Cell]
 NOTHING: Cell = ("-", "")
@@ -16,7 +16,9 @@ _WORST = 999.0  # dB that an equal pair sorts by
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[Cell]]) -> str:
-    """heads: text, and the class of the cells below; in a box that scrolls by itself."""
+    """Return the HTML of a table in a box that scrolls by itself; `heads` holds each column's text
+    and the class of its cells.
+    """
     top = "".join(
         f"<th scope=col>{f'<button type=button>{escape(text)}</button>' if text else ''}</th>"
         for text, _ in heads
@@ -36,7 +38,9 @@ def _cell(head: tuple[str, str], cell: Cell) -> str:
 
 
 def _plain(shown: str) -> str:
-    """The text of a cell within an attribute: escaped already, and without elements."""
+    """Return the text of a cell for an attribute: it is escaped already, and elements are
+    removed.
+    """
     out, inside = [], False
     for letter in shown:
         inside = letter == "<" or (inside and letter != ">")
@@ -47,7 +51,7 @@ def _plain(shown: str) -> str:
 
 def rows_table(document: BenchDocument) -> str:
     kind = "CPU" if document.compared_by == "cpu" else "wall"
-    # the first seven fit on a screen of 1366 pixels; the rest is found by scrolling
+    # the first seven fit on a screen of 1366 pixels; the rest needs scrolling
     columns: Sequence[tuple[str, str, Made]] = (
         ("bundle", "name", lambda d, row: (escape(row.bundle), None)),
         ("candidate", "name", lambda d, row: (escape(row.label), None)),

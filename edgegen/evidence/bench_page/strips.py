@@ -1,5 +1,5 @@
-"""Pictures of a report: images of one size in rows and columns, as few and as small as a page of
-three megabytes can hold.
+"""Make the pictures of a report: images of one size in rows and columns, as few and as small as a
+page of three megabytes can hold.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from PIL import Image
 from ...core.images import png, read
 from ..bench_document import Strip
 
-BUDGET = 1_900_000  # bytes of pixels that all strips of a page have together
-MOST, FEWEST = 8, 2  # images of a strip
-SIDES = (128, 64, 32)  # pixels that the larger side of a shown image has at most
+BUDGET = 1_900_000  # bytes of pixels in all strips of a page together
+MOST, FEWEST = 8, 2  # most and least images of a strip
+SIDES = (128, 64, 32)  # pixels of the larger side of a shown image, at most
 FOLDER = "pictures"
 
 
 def fitting(side: int, budget: int, most: int = MOST) -> tuple[int, int]:
-    """How many images a strip of so many bytes may have, of images of that side, and what side they
-    are shown at: the largest that leaves room for FEWEST.
+    """Return how many images of side `side` fit a strip of `budget` bytes, and the side at which
+    they are shown: the largest that leaves room for FEWEST.
     """
     for shown in SIDES:
         size = min(side, shown)
@@ -32,8 +32,8 @@ def fitting(side: int, budget: int, most: int = MOST) -> tuple[int, int]:
 
 
 def reduced(images: np.ndarray, side: int) -> tuple[np.ndarray, int]:
-    """Images (n, h, w, 3) uint8 of no larger side than told, and by which factor they are smaller:
-    means of squares of pixels.
+    """Return images (n, h, w, 3) uint8 whose sides are at most `side`, and the factor by which they
+    were reduced; each pixel is the mean of a square of pixels.
     """
     factor = math.ceil(max(images.shape[1:3]) / side)
     if factor <= 1:
@@ -43,8 +43,9 @@ def reduced(images: np.ndarray, side: int) -> tuple[np.ndarray, int]:
 
 
 def strip(name: str, rows: list[np.ndarray], side: int) -> tuple[Strip, bytes]:
-    """Rows of images (n, h, w, 3), all of one size, as a picture file: what the document says of
-    it, and its bytes.
+    """Make a picture file of rows of images (n, h, w, 3), all of one size.
+
+    Returns its description for the document, and its bytes.
     """
     smaller = [reduced(images, side) for images in rows]
     columns, height, width, _ = smaller[0][0].shape
@@ -61,8 +62,9 @@ def strip(name: str, rows: list[np.ndarray], side: int) -> tuple[Strip, bytes]:
 
 
 def read_strip(folder: Path, about: Strip) -> np.ndarray:
-    """The images of a picture file, (rows, columns, h, w, 3) uint8. InputError for a file that is
-    none, or of another size than the document says.
+    """Read the images of a picture file, (rows, columns, h, w, 3) uint8.
+
+    Raises InputError for a file that is no picture, or has another size than the document says.
     """
     height, width = about.rows * about.height, about.columns * about.width
     planes = read(folder / about.file, (3, height, width))

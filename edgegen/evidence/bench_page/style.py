@@ -1,10 +1,11 @@
-"""How a page of a bench looks, in light, in dark and on paper; and the little that it does: sort a
-table, slide between two pictures.
+"""Style the page of a bench for light, dark and paper, and script what it does: sort a table, and
+slide between two pictures.
 """
 
 from __future__ import annotations
 
-# Colours of Okabe and Ito (2008), which people tell apart whatever their eyes; shapes say the same.
+# Colours of Okabe and Ito (2008), which people with any colour vision can distinguish; shapes
+# repeat the distinction.
 _LIGHT = """--ink:#16202b;--soft:#55636f;--line:#d3dae1;--ground:#fff;--panel:#f4f6f8;
 --ok:#0b6e3c;--bad:#a61c14;--open:#7a5200;
 --c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#a8548a;--c4:#b07800;--c5:#2b8cbe;--c6:#555;--c7:#8c2d04"""
@@ -16,7 +17,7 @@ THEME = (
     f":root{{color-scheme:light dark;{_LIGHT}}}"
     f"@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
 )
-# of the charts, in the page and in files of their own
+# styles of the charts, in the page and in files of their own
 CHART = (
     "svg.chart{font:13px system-ui,sans-serif;fill:var(--ink);background:var(--ground)}"
     ".chart .axis,.chart .grid{stroke:var(--line);stroke-width:1}"

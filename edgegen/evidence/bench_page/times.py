@@ -1,4 +1,4 @@
-"""Where the time of an image goes, and how its samples scatter."""
+"""Show where the time of an image goes, and how its samples scatter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT, FLOOR = 260, 104, 84
 
 
 def stages(document: BenchDocument, chart: Chart) -> Iterator[str]:
-    """A bar a row, all on one scale; the parts of a bar add up to it."""
+    """Yield one bar for each row, all on one scale; the parts of a bar add up to its time."""
     rows = _measured(document, chart)
     if not rows:
         return
@@ -56,7 +56,7 @@ def _part_of(document: BenchDocument) -> _Part:
 
 
 class _Part:
-    """Milliseconds of a stage in the clock that rows are compared by."""
+    """Return the milliseconds of a stage in the clock that rows are compared by."""
 
     def __init__(self, is_cpu: bool) -> None:
         self.is_cpu = is_cpu
@@ -66,7 +66,7 @@ class _Part:
 
 
 def histograms(document: BenchDocument, chart: Chart) -> Iterator[str]:
-    """Of the samples of each row, one image at a time."""
+    """Yield a histogram of each row's samples, one image at a time."""
     for row, latency in _measured(document, chart):
         drawn = _histogram(document.samples(latency), document.compared(latency).p50)
         known = document.compared(latency)

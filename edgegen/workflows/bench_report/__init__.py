@@ -1,1 +1,1 @@
-"""Accuracy against latency of bundles: measured in one run, written as a report."""
+"""Measure accuracy against latency of bundles in one run and write the result as a report."""

@@ -1,4 +1,4 @@
-"""What of some bundles is measured: each on each of its runtimes, in INT8 and full precision."""
+"""List what is measured of each bundle: every one of its runtimes, in INT8 and full precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedForBench:
-    """A bundle by the name of its folder, and where that is; of_zoo: this bench made it."""
+    """Hold a bundle with the name and the path of its folder; `of_zoo`: this bench exported it."""
 
     name: str
     place: Path
@@ -35,14 +35,17 @@ class OpenedForBench:
 
     @property
     def source(self) -> str:
-        """The generator's name."""
+        """Return the generator's name, or the bundle's if its manifest names no generator."""
         return str(self.bundle.manifest.source.get("name") or self.name)[:300]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """runtime: by its name, or a name of PROGRAMS. why: it is skipped; nothing where it runs. peer:
-    whose INT8 it is, where that is not edgegen's, and what that made.
+    """Describe one row of the bench: a bundle on one runtime in one precision.
+
+    `runtime` is the runtime's name or a name of PROGRAMS. `why` says why the candidate is skipped
+    and is empty if it runs. `peer` names the toolkit that quantized the graphs, empty for edgegen
+    itself, and `made` holds the files which that toolkit wrote.
     """
 
     opened: OpenedForBench
@@ -54,7 +57,7 @@ class Candidate:
 
     @property
     def shown(self) -> Literal["int8", "fp32", "fp16"]:
-        """The precision of its row: a runtime without INT8 has files of float16."""
+        """Return the precision that the row shows: fp16 for a runtime that has no INT8."""
         if self.precision == "fp32":
             return "fp32"
         return "int8" if has_int8(self.runtime) else "fp16"
@@ -70,7 +73,7 @@ class Candidate:
 
     @property
     def target(self) -> Runtime | TorchProgram:
-        """What executes it."""
+        """Return the runtime or the torch program that executes the candidate."""
         return PROGRAMS.get(self.runtime) or runtime(self.runtime)
 
     def pipeline(self, threads: int, batch: int, trust_engines: bool) -> Pipeline:
@@ -83,7 +86,7 @@ class Candidate:
 
 
 def has_int8(name: str) -> bool:
-    """Whether anything of that runtime's files is INT8."""
+    """Return whether the runtime executes any operator in INT8."""
     return bool(runtime(name).dialect.int8_ops)
 
 
@@ -93,8 +96,10 @@ def opened_bundles(
     least_release: int | None,
     of_zoo: Sequence[Path] = (),
 ) -> list[OpenedForBench]:
-    """InputError or TrustError for what is no sound bundle, UsageError for two of one name. of_zoo:
-    more of them, which this bench made.
+    """Open and check the bundles, those in `of_zoo` marked as exported by this bench.
+
+    Raises InputError or TrustError for a folder that is not a sound bundle, and UsageError if two
+    bundles have the same name.
     """
     found: dict[str, OpenedForBench] = {}
     for place in (*places, *of_zoo):
@@ -113,7 +118,7 @@ def opened_bundles(
 
 
 def cannot_be_timed(bundle: Bundle, target: Runtime, trust_engines: bool) -> str:
-    """Why a bundle's INT8 files are skipped here; nothing where they run."""
+    """Return why a bundle's INT8 files are skipped on this machine, or "" if they run."""
     if why := target.cannot_run():
         return why
     vouched = (
@@ -130,8 +135,9 @@ def cannot_be_timed(bundle: Bundle, target: Runtime, trust_engines: bool) -> str
 def candidates_of(
     opened: Sequence[OpenedForBench], runtimes: Sequence[str] | None, trust_engines: bool
 ) -> list[Candidate]:
-    """In the order of the bundles and of their manifests. UsageError where no bundle has files for
-    a runtime that was asked for.
+    """Return the candidates in the order of the bundles and of their manifests.
+
+    Raises UsageError if a runtime was asked for that no bundle has files for.
     """
     held = {name for one in opened for name in one.bundle.manifest.runtimes}
     for name in runtimes or ():
@@ -155,7 +161,7 @@ def candidates_of(
 
 
 def torch_candidates(opened: Sequence[OpenedForBench]) -> list[Candidate]:
-    """Of each bundle, full precision in torch."""
+    """Return a full-precision candidate in torch, plain and compiled, for each bundle."""
     return [
         Candidate(one, name, "fp32", program.why_not(one.bundle))
         for one in opened
@@ -164,7 +170,9 @@ def torch_candidates(opened: Sequence[OpenedForBench]) -> list[Candidate]:
 
 
 def full_precision_of(bundle: Bundle) -> str:
-    """sha256 of what its full-precision images follow from: graphs, weights, sampler and start."""
+    """Return the sha256 of all that determines a bundle's full-precision images: graphs, weights,
+    sampler and start.
+    """
     manifest = bundle.manifest
     graphs = {}
     for graph, name in manifest.graphs.items():
@@ -179,7 +187,9 @@ def full_precision_of(bundle: Bundle) -> str:
 
 
 def held_verdict(bundle: Bundle, name: str) -> HeldVerdict | None:
-    """What a bundle's evidence says of a runtime; None where it says nothing that can be read."""
+    """Return the verdict that the bundle's evidence holds for a runtime, or None if it has none
+    that can be read.
+    """
     try:
         found = bundle.manifest.evidence["runtimes"][name]
         change = found["change"]

@@ -1,4 +1,4 @@
-"""What was measured, as the document and the pictures of a report."""
+"""Turn the measurements of a bench into the document and the pictures of its report."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ Pictures = dict[str, bytes]
 
 
 class Documenting:
-    """Rows and bundles of one run; `pictures` fills on the way, by file. absent: bundles that were
-    not made; peers: versions of other toolkits.
+    """Build the document of one run; `pictures` (file name to bytes) fills as it is built.
+
+    `absent` lists the bundles that could not be made, `peers` the versions of the other toolkits.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Documenting:
     ) -> None:
         self.opened, self.found, self.absent, self.peers = opened, found, absent, peers
         self.pictures: Pictures = {}
-        # what was made of a candidate is known once its pairs are
+        # the document reads the quality of a candidate several times
         self.quality = {one.name: self._quality(one) for one in found.running}
 
     def document(self) -> BenchDocument:
@@ -176,8 +177,8 @@ class Documenting:
     def _strips(
         self, number: int, one: Candidate, quality: PairsHere | None
     ) -> Iterator[Strip | None]:
-        """Of what is not full precision: the first seeds, and the worst pairs, full precision
-        above.
+        """Yield the strips of a candidate that is not full precision: its first seeds, then its
+        worst pairs below the images of full precision. Yield None twice for any other.
         """
         reference = self.found.reference(one.opened.name)
         if one.shown == FULL or quality is None or reference is None:
@@ -189,8 +190,10 @@ class Documenting:
         yield self._strip(f"worst-{number}", [full[order], own[order]], SHOWN)
 
     def _strip(self, name: str, rows: list[np.ndarray], most: int) -> Strip:
-        """Within this strip's part of what a page may hold: of each row its seeds, their difference
-        and two rows of worst pairs.
+        """Make one picture, small enough that all of a page stay within BUDGET.
+
+        The budget is divided among the candidates that are shown, five rows of images for each: its
+        seeds, their difference and the pairs that came out worst.
         """
         shown = sum(one.shown != FULL for one in self.found.running) or 1
         budget = BUDGET // (shown * 5)
@@ -201,7 +204,9 @@ class Documenting:
 
 
 def machine() -> dict[str, str]:
-    """What the figures are of; nothing that tells whose machine it is."""
+    """Return the facts about the hardware that the figures depend on, but nothing that identifies
+    the machine.
+    """
     on = measured_on()
     pages = os.sysconf("SC_PAGE_SIZE")
     found: Mapping[str, object] = {
@@ -216,7 +221,7 @@ def machine() -> dict[str, str]:
 
 
 def in_order(bundles: Sequence[BenchedBundle]) -> list[BenchedBundle]:
-    """Those of one generator together, by their steps."""
+    """Return the bundles with those of one generator together, ordered by their number of steps."""
     sources = list(dict.fromkeys(one.source for one in bundles))
     return sorted(bundles, key=lambda one: (sources.index(one.source), one.steps or 0))
 
@@ -239,7 +244,7 @@ def absent_bundle(one: NotMade) -> BenchedBundle:
 
 
 def absent_rows(one: NotMade) -> Iterator[BenchRow]:
-    """One for each runtime that it was to be made for."""
+    """Yield one row for each runtime that the missing bundle was meant for."""
     for name in one.runtimes:
         target = runtime(name)
         yield BenchRow(
@@ -267,7 +272,7 @@ def command(
     runtimes: Sequence[str] | None,
     with_zoo: bool = False,
 ) -> str:
-    """What measures it again, from the folder that holds the bundles."""
+    """Return the command that repeats the measurement from the folder that holds the bundles."""
     words = ["edgegen", "bench", *names]
     if with_zoo:
         words += ["--zoo"]

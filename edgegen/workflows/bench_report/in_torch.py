@@ -1,5 +1,6 @@
-"""Full precision as torch executes it, as it is and compiled: what somebody has who exports
-nothing. A bundle holds no program of torch, so only generators of the zoo have these rows.
+"""Execute full precision in torch, plain and compiled: what a user has who exports nothing.
+
+A bundle holds no torch program, so only generators of the zoo have these rows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PACKAGE, GROUP = "torch", "train"
 
 @dataclass(frozen=True)
 class TorchProgram:
-    """name: in the place of a runtime's."""
+    """Execute a zoo generator in torch; the report shows `name` as its runtime."""
 
     name: str
     is_compiled: bool
@@ -38,7 +39,7 @@ class TorchProgram:
         return "CPU"
 
     def why_not(self, bundle: Bundle) -> str:
-        """Why this machine has no such program of a bundle's generator; nothing where it has."""
+        """Return why torch cannot run the bundle's generator on this machine, or "" if it can."""
         if why := absent(PACKAGE, GROUP):
             return why
         source = bundle.manifest.source
@@ -50,7 +51,9 @@ class TorchProgram:
         return ""
 
     def pipeline(self, bundle: Bundle, threads: int, batch: int) -> Pipeline:
-        """With the bundle's own start and sampler."""
+        """Return the generator's torch graphs as a pipeline with the bundle's own start and
+        sampler.
+        """
         graphs = load_generator(str(bundle.manifest.source["name"])).generator.graphs()
         return bundle.of(
             {name: self._call(graph, threads) for name, graph in graphs.items()}, batch

@@ -1,4 +1,6 @@
-"""Candidates measured in one run: a process each, then all in turn, then pairs of equal seeds."""
+"""Measure all candidates in one run: each alone in a process, then all in turn, then pairs of
+images from the same seeds.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
     from ...core.latent import Latent
     from .settings import BenchReportSettings
 
-CPU = "CPU"  # device of a runtime
-METERED = 2.0  # seconds that a candidate's energy is looked at
+CPU = "CPU"  # the device that a runtime on the CPU names
+METERED = 2.0  # seconds during which the energy of one candidate is metered
 
 
 @dataclass
 class BenchRun:
-    """What is known of the candidates, by name, so far; `failed` says why one goes no further."""
+    """Collect what is known so far of each candidate, by its name; `failed` says why one is
+    measured no further.
+    """
 
     candidates: Sequence[Candidate]
     settings: BenchReportSettings
@@ -42,24 +46,28 @@ class BenchRun:
     pipelines: dict[str, Pipeline] = field(default_factory=dict)
     samples: dict[int, Mapping[str, Sequence[ImageSample]]] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # (n, h, w, 3) uint8
-    prompts: dict[str, str] = field(default_factory=dict)  # by bundle, that is encoded
+    # bundle name to the prompt that its encoder was timed with
+    prompts: dict[str, str] = field(default_factory=dict)
     energy: dict[str, EnergyFound] = field(default_factory=dict)
-    machine: dict[str, str] = field(default_factory=dict)  # what was found of it on the way
+    # facts about the machine that the measurement itself found
+    machine: dict[str, str] = field(default_factory=dict)
 
     @property
     def running(self) -> list[Candidate]:
-        """Those that are neither skipped nor failed."""
+        """Return the candidates that are neither skipped nor failed."""
         return [one for one in self.candidates if not one.why and one.name not in self.failed]
 
     @property
     def kind(self) -> str:
-        """The clock that rows are compared by: CPU time where one thread of the CPU does all."""
+        """Return the clock that rows are compared by: "cpu" if one CPU thread does all the work,
+        else "wall".
+        """
         on_cpu = all(one.target.device() == CPU for one in self.running)
         return "cpu" if on_cpu and self.settings.threads == 1 else "wall"
 
     def reference(self, bundle: str) -> str | None:
-        """Name of the candidate that the bundle's others are compared with: its first in full
-        precision that made images.
+        """Return the name of the candidate that the others of a bundle are compared with: its first
+        in full precision that made images, or None.
         """
         return next(
             (
@@ -71,15 +79,18 @@ class BenchRun:
         )
 
     def attempt(self, one: Candidate, work: Callable[[], object]) -> None:
-        """What fails is this candidate's, and the rest go on."""
+        """Run `work` for a candidate; if it raises, record the reason in `failed` and go on."""
         try:
             work()
-        except Exception as error:  # of any runtime
+        except Exception as error:  # runtimes raise errors of any class
             self.failed[one.name] = said_by(error)
 
 
 def measured(found: BenchRun) -> None:
-    """All that is measured of the candidates. RuntimeMissing where all are skipped."""
+    """Measure everything about the candidates and write it into `found`.
+
+    Raises RuntimeMissing if all candidates are skipped.
+    """
     if not found.running:
         reasons = "; ".join(f"{one.label}: {one.why}" for one in found.candidates)
         raise RuntimeMissing("E-BACKEND", reasons or "there is nothing to measure")
@@ -92,7 +103,8 @@ def measured(found: BenchRun) -> None:
         _time(found)
         found.machine |= {"GPU after": gpu_state()} if on_gpu else {}
         _meter(found)
-        _make_pairs(found)  # here too: OpenVINO leaves its thread on the cores that it began on
+        # inside the pinning, because OpenVINO leaves its thread on the cores that it began on
+        _make_pairs(found)
 
 
 def _in_own_processes(found: BenchRun) -> None:
@@ -132,7 +144,9 @@ def _load(found: BenchRun) -> None:
 
 
 def _time(found: BenchRun) -> None:
-    """Each batch by itself, the smallest first; all candidates of all bundles in turn."""
+    """Time each batch size by itself, the smallest first, with all candidates of all bundles in
+    turn.
+    """
     settings = found.settings
     encoders = {one.opened.name: _encoder(found, one.opened) for one in found.running}
     for batch in settings.batches:
@@ -147,8 +161,8 @@ def _time(found: BenchRun) -> None:
 
 
 def _meter(found: BenchRun) -> None:
-    """Joules of an image, each candidate by itself for some seconds; where it cannot be metered,
-    the machine says why.
+    """Meter the joules of an image, each candidate alone for METERED seconds. If there is no meter,
+    `found.machine` holds the reason.
     """
     batch = max(found.settings.batches)
     seeds = BENCH_PAIRS.take(batch)
@@ -162,7 +176,9 @@ def _meter(found: BenchRun) -> None:
 
 
 def metered(meter: Meter, pipeline: Pipeline, seeds: Sequence[int]) -> EnergyFound:
-    """Of as many batches as METERED seconds hold, one at least."""
+    """Return the energy of an image, measured over as many batches as fit METERED seconds, at least
+    one.
+    """
     images, begin = 0, time.perf_counter()
     meter.start()
     while not images or time.perf_counter() - begin < METERED:
@@ -175,8 +191,10 @@ def metered(meter: Meter, pipeline: Pipeline, seeds: Sequence[int]) -> EnergyFou
 
 
 def _encoder(found: BenchRun, opened: OpenedForBench) -> Callable[[], Latent] | None:
-    """Takes the first prompt of a bundle through its text encoder; None where it has none, or where
-    that cannot run here, which is said.
+    """Return a call that takes the bundle's first prompt through its text encoder.
+
+    Returns None if the bundle has no encoder, or if the encoder cannot run here, which the listener
+    is told.
     """
     bundle = opened.bundle
     bank, made = bundle.latent.prompts, encoders_of(bundle, found.settings.threads)
@@ -199,7 +217,9 @@ def _encoder(found: BenchRun, opened: OpenedForBench) -> Callable[[], Latent] | 
 
 
 def _make_pairs(found: BenchRun) -> None:
-    """The same seeds on every candidate, in batches of the largest that was timed."""
+    """Make images of the same seeds on every candidate, in batches of the largest size that was
+    timed.
+    """
     settings = found.settings
     seeds, batch = BENCH_PAIRS.take(settings.pairs), max(settings.batches)
 

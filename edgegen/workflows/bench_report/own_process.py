@@ -1,5 +1,5 @@
-"""One candidate in a process of its own: how long it takes to load, how long until the first image,
-and how much memory it needs. A runtime that crashes ends that process and not the bench.
+"""Load one candidate in a process of its own and measure its load time, the time to its first image
+and its peak memory. A runtime that crashes ends that process and not the bench.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIMIT = 1800  # seconds that loading and the first images may take
 
 @dataclass(frozen=True)
 class Asked:
-    """What a process needs to know, in words that JSON has."""
+    """Hold what the child process needs to know, as values that JSON can carry."""
 
     place: str
     runtime: str
@@ -35,11 +35,11 @@ class Asked:
     public_key: Sequence[str]
     least_release: int | None
     trust_engines: bool
-    made: Sequence[Any] = ()  # by a peer: the folder, and the files by graph
+    made: Sequence[Any] = ()  # for a peer's INT8: its folder, and the files by graph
 
 
 def keys_of(places: Places) -> list[str]:
-    """Names of key files as another process finds them."""
+    """Return the paths of the key files as absolute, so that another process finds them."""
     if places is None:
         return []
     many = [places] if isinstance(places, str | Path) else places
@@ -47,7 +47,7 @@ def keys_of(places: Places) -> list[str]:
 
 
 def in_own_process(asked: Asked) -> OwnProcess | str:
-    """What it found, or why it failed, in its own words."""
+    """Return what the child process measured, or a sentence that says why it failed."""
     from ...machine.child_process import ask
 
     answer = ask(QUESTION, json.dumps(vars(asked)), limit=LIMIT)
@@ -59,7 +59,7 @@ def in_own_process(asked: Asked) -> OwnProcess | str:
 
 
 def first_images(_: Path, words: str) -> dict[str, Any]:
-    """In the child: OwnProcess as JSON, or "failed" with the reason."""
+    """Answer in the child process: an OwnProcess as JSON, or {"failed": reason}."""
     asked = Asked(**json.loads(words))
     try:
         return _first_images(asked).model_dump()
@@ -79,7 +79,7 @@ def _first_images(asked: Asked) -> OwnProcess:
     opened = OpenedForBench("", Path(asked.place), bundle)
     made = MadeByPeer(Path(asked.made[0]), asked.made[1]) if asked.made else None
     one = Candidate(opened, asked.runtime, precision, made=made)
-    _admit(one, bundle)  # whether it may be loaded is not what is timed
+    _admit(one, bundle)  # this check is done first so that it is not part of the load time
     clock = Clock()
     wall = clock.wall()
     pipeline = one.pipeline(asked.threads, max(asked.batches), asked.trust_engines)
@@ -97,7 +97,7 @@ def _first_images(asked: Asked) -> OwnProcess:
 
 
 def _admit(one: Candidate, bundle: Bundle) -> None:
-    """What of a bundle's files is loaded, if any of them is."""
+    """Check that the files which the candidate loads may be loaded."""
     from .in_torch import TorchProgram
 
     target = one.target
@@ -112,7 +112,7 @@ def _admit(one: Candidate, bundle: Bundle) -> None:
 
 
 def said_by(error: Exception) -> str:
-    """Code and words of an error, without the place: a report goes to others."""
+    """Return the code and message of an error without its path, because a report goes to others."""
     if isinstance(error, EdgegenError):
         return f"{error.code}: {error.message}"
     return " ".join(str(error).split())[:500] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What peers made of the bundles, as candidates beside edgegen's own."""
+"""Add what other toolkits made of the bundles as candidates beside edgegen's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from .settings import BenchReportSettings
 
 @dataclass
 class PeerCandidates:
-    """failed: why one made nothing, by the name of its candidate; versions: of each tool."""
+    """Hold the candidates of all peers.
+
+    `failed` says why a tool made nothing, by the name of its candidate; `versions` holds each
+    tool's version.
+    """
 
     candidates: list[Candidate] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -29,8 +33,11 @@ def peer_candidates(
     folder: Path,
     listen: Listener,
 ) -> PeerCandidates:
-    """Each tool on each bundle, one after the other, before anything is timed, beside
-    `candidates`. UsageError where what a tool writes is for no runtime that was asked for.
+    """Let each tool quantize each bundle, one after the other, before anything is timed.
+
+    `candidates` are edgegen's own; an FP32 candidate is added where a peer needs a runtime that
+    they lack. Raises UsageError if none of the runtimes that were asked for executes a tool's
+    files.
     """
     made = PeerCandidates()
     known = {(one.opened.name, one.runtime) for one in candidates}
@@ -48,7 +55,8 @@ def peer_candidates(
                         one, variant.runtime, "int8", why, variant.name, found.made
                     )
                     if not why and (one.name, variant.runtime) not in known:
-                        # full precision there may be the fastest, too
+                        # full precision on this runtime may be the fastest reference, so it is
+                        # measured too
                         known.add((one.name, variant.runtime))
                         made.candidates.append(Candidate(one, variant.runtime, "fp32"))
                     made.candidates.append(candidate)

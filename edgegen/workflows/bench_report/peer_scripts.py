@@ -1,6 +1,7 @@
-"""What other toolkits are asked to do with a graph, each as a program for its own environment: FP32
-graph, feeds (a .npz with NAME|CALL), and where to write; further words choose a variant. Each is
-used as its documentation shows it.
+"""Hold the programs that other toolkits run on a graph, each in its own Python environment.
+
+Their arguments are the FP32 graph, the feeds (a .npz with NAME|CALL) and the path to write; further
+words choose a variant. Each toolkit is used as its documentation shows.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ pathlib.Path(made.model_path).rename(out + ".onnx")
 """
 
 
-# words: operators to quantize, comma-separated, and nodes to leave as they are
+# Its further words are the operators to quantize, comma-separated, and the nodes to leave out.
 ONNXRUNTIME = """
 import sys
 import numpy as np
@@ -89,7 +90,7 @@ quantize_static(out + ".ready.onnx", out + ".onnx", Recorded(), quant_format=Qua
 """
 
 
-# Its metric has to be above 0, and higher where better: 1 less the share of error in the energy.
+# The metric must be positive and higher must be better: 1 minus the error's share of the energy.
 NNCF_ACCURACY = """
 import sys
 sys.modules["openvino_telemetry"] = None
@@ -114,7 +115,7 @@ ov.save_model(made, out + ".xml", compress_to_fp16=False)
 """
 
 
-# words: names of one package, by package index; nothing is printed where none is there
+# Its words are the names of one package in package indices; it prints nothing if none is installed.
 VERSION = """
 import sys
 from importlib.metadata import PackageNotFoundError, version

@@ -1,6 +1,5 @@
-"""Other toolkits' INT8 of a bundle's own graphs: each quantizes in its own Python, from the feeds
-that an export calibrates on, and what it wrote is executed by edgegen's runtimes like any file from
-outside.
+"""Have other toolkits quantize a bundle's graphs to INT8, each in its own Python and from the feeds
+that an export calibrates on. edgegen's runtimes execute the result like any file from outside.
 """
 
 from __future__ import annotations
@@ -35,12 +34,13 @@ if TYPE_CHECKING:
     from ...core.bundle import Bundle
     from ...core.runtime import Pipeline, Runtime
 
-SEEDS, BATCH = 128, 8  # what an export calibrates on, and how many of them in a call
+SEEDS, BATCH = 128, 8  # the seeds that an export calibrates on, and how many make one call
 LIMIT = 1800  # seconds that a tool may take for one graph
-WORDS = 64 << 10  # bytes of what it said that are looked at
-# telemetry of tools that edgegen itself does not use
+WORDS = 64 << 10  # bytes of a tool's output that are read for its last words
+# switches off the telemetry of these tools, which edgegen itself does not use
 QUIET = {"OLIVE_DISABLE_TELEMETRY": "1", "NNCF_TELEMETRY": "0"}
-Words = Callable[[Path], Sequence[str]]  # further words of a variant's program, by the FP32 graph
+# Gives the further words of a variant's program, from the path of the FP32 graph.
+Words = Callable[[Path], Sequence[str]]
 
 
 def _no_words(_: Path) -> Sequence[str]:
@@ -48,7 +48,9 @@ def _no_words(_: Path) -> Sequence[str]:
 
 
 def inner_convolutions(graph: Path) -> Sequence[str]:
-    """What edgegen leaves in FP32 left out by hand: all but convolutions, and the graph's ends."""
+    """Return words that leave out by hand what edgegen leaves in FP32: all operators but
+    convolutions, and the convolutions at the graph's ends.
+    """
     import onnx
 
     from ...calibrate.choose import ends
@@ -58,7 +60,9 @@ def inner_convolutions(graph: Path) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to use a tool. name: of its rows; runtime: who executes what it writes."""
+    """Describe one way to use a tool. `name` is shown in its rows; `runtime` executes what it
+    writes.
+    """
 
     name: str
     program: str
@@ -69,13 +73,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Peer:
-    """packages: as package indices call it, any of which has it."""
+    """Describe a tool. `packages` are its names in package indices; any of them provides it."""
 
     packages: tuple[str, ...]
     variants: tuple[Variant, ...]
 
 
-# By the name that --peer takes.
+# The keys are the names that --peer takes.
 PEERS: Mapping[str, Peer] = {
     "onnxruntime": Peer(
         ("onnxruntime", "onnxruntime-gpu"),
@@ -111,7 +115,7 @@ PEERS: Mapping[str, Peer] = {
 
 
 def check_peers(peers: Mapping[str, str]) -> None:
-    """UsageError names a tool that is not known, or a Python that is not there."""
+    """Raise UsageError for a tool that is not known or a Python that does not exist."""
     for name, python in peers.items():
         if name not in PEERS:
             raise UsageError(
@@ -129,13 +133,15 @@ def check_peers(peers: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class MadeByPeer:
-    """What a tool wrote of a bundle's graphs, file by graph, in a folder of this run."""
+    """Hold the files that a tool wrote from a bundle's graphs (graph to file name) in a temporary
+    folder.
+    """
 
     folder: Path
     files: Mapping[str, str]
 
     def pipeline(self, bundle: Bundle, target: Runtime, threads: int, batch: int) -> Pipeline:
-        """Executed by `target`."""
+        """Return a pipeline of the bundle in which `target` executes the tool's files."""
         call = {}
         for graph, file in self.admitted(bundle, target).items():
             session = loaded_by(partial(target.session, file, threads), file.path)
@@ -143,7 +149,9 @@ class MadeByPeer:
         return bundle.of(call, batch)
 
     def admitted(self, bundle: Bundle, target: Runtime) -> dict[str, GraphFile]:
-        """EdgegenError for what is more than a graph may be: nobody vouches for it."""
+        """Return the files after a check that they are plain graphs, because nobody vouches for
+        them. Raises EdgegenError if they are not.
+        """
         files = {graph: self._file(name) for graph, name in self.files.items()}
         target.admit(files, {graph: bundle.declared[graph] for graph in files})
         return files
@@ -160,7 +168,9 @@ class MadeByPeer:
 
 @dataclass(frozen=True)
 class PeerResult:
-    """made, or why not; `skipped`: for want of something on this machine."""
+    """Hold what a tool made with one variant, or why it made nothing. `skipped`: something is
+    missing on this machine.
+    """
 
     variant: Variant
     made: MadeByPeer | None
@@ -169,12 +179,12 @@ class PeerResult:
 
 
 class PeerFailed(Exception):
-    """A tool's own last words."""
+    """Carry the last line that a failed tool printed."""
 
 
 @dataclass
 class RecordedFeeds:
-    """What a bundle's sampler asks its graphs for, recorded when it is first wanted."""
+    """Record the inputs of a bundle's graphs over its sampler's run when they are first needed."""
 
     bundle: Bundle
     folder: Path
@@ -186,7 +196,7 @@ class RecordedFeeds:
 
 @dataclass
 class Quantizing:
-    """One tool in its own Python. folder: private, and gone with the run."""
+    """Run one tool in its own Python; `folder` is private to this run and removed after it."""
 
     tool: str
     python: str
@@ -209,7 +219,7 @@ class Quantizing:
         return len(PEERS[self.tool].variants)
 
     def results(self, feeds: RecordedFeeds, runtimes: Sequence[str] | None) -> Iterator[PeerResult]:
-        """Of each variant that a runtime which was asked for executes."""
+        """Yield the result of each variant whose runtime was asked for."""
         for number, variant in enumerate(PEERS[self.tool].variants):
             if runtimes is not None and variant.runtime not in runtimes:
                 continue
@@ -223,7 +233,7 @@ class Quantizing:
                 yield PeerResult(variant, None, str(error))
             except EdgegenError as error:
                 yield PeerResult(variant, None, f"{error.code}: {error.message}")
-            except ModuleNotFoundError as error:  # onnx, on a device
+            except ModuleNotFoundError as error:  # a device has no onnx
                 yield PeerResult(variant, None, f"{error.name} is not installed", skipped=True)
 
     def _made(self, variant: Variant, feeds: RecordedFeeds, place: Path) -> MadeByPeer:
@@ -232,7 +242,8 @@ class Quantizing:
             (own := place / str(number)).mkdir()
             file = feeds.bundle.graph_file(name)
             full, out = own / file.path.name, own / "int8"
-            put(full, file.data())  # a copy: some write into what they are given
+            # a copy, because some tools write into the folder they are given
+            put(full, file.data())
             file.put_weights(own)
             words = [str(full), str(feeds.places[graph]), str(out), *variant.words(full)]
             self._run(variant.program, *words)
@@ -242,12 +253,12 @@ class Quantizing:
         return MadeByPeer(place, files)
 
     def _run(self, program: str, *words: str, limit: int = LIMIT) -> str:
-        """What it printed; PeerFailed with its last words."""
+        """Return what the program printed. Raises PeerFailed with its last words."""
         said, erred = self.folder / "said", self.folder / "erred"
         environment = {**os.environ, **OFFLINE, **QUIET}
         with open(said, "wb") as out, open(erred, "wb") as err:
             try:
-                # -I: neither our own modules nor those of the user's working folder
+                # -I keeps out both edgegen's modules and those of the user's working folder
                 child = subprocess.Popen(
                     [self.python, "-I", "-c", program, *words],
                     stdin=subprocess.DEVNULL,
@@ -280,7 +291,7 @@ class Quantizing:
 
 
 def without_places(text: str, *places: str) -> str:
-    """A report goes to others: names of folders of this machine are left out of it."""
+    """Remove the names of this machine's folders from a text, because a report goes to others."""
     for place in (*places, os.path.expanduser("~")):
         if len(place) > 1:
             text = text.replace(place, "...")
@@ -294,8 +305,9 @@ def _tail(place: Path) -> str:
 
 
 def recorded(bundle: Bundle, folder: Path) -> dict[str, Path]:
-    """What the sampler asks each graph for on the seeds that an export calibrates on, as arrays
-    NAME|CALL of a file a graph.
+    """Record what the sampler asks each graph for on the seeds that an export calibrates on.
+
+    Returns one .npz file for each graph, with the arrays NAME|CALL.
     """
     full = _full_precision(bundle)
     calls: dict[str, list[dict[str, Array]]] = {graph: [] for graph in full.call}
@@ -315,7 +327,9 @@ def recorded(bundle: Bundle, folder: Path) -> dict[str, Path]:
 
 
 def _full_precision(bundle: Bundle) -> Pipeline:
-    """On the stand-in, else the first of the bundle's runtimes that can."""
+    """Return the full-precision pipeline on the stand-in, or on the bundle's first runtime that can
+    execute it. Raises PeerFailed if none can.
+    """
     reasons = []
     for name in dict.fromkeys((STAND_IN, *bundle.manifest.runtimes)):
         target = runtime(name)

@@ -1,4 +1,4 @@
-"""Bundles to a report: accuracy against latency, measured in one run, published whole."""
+"""Measure bundles and publish the report of their accuracy against latency."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     from .zoo import NotMade
 
 PAGE, CSV, MARKDOWN = "index.html", "bench.csv", "bench.md"
-SHOWN = 5  # gates that failed, named in the message
+SHOWN = 5  # failed gates that the message names
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """document: all that was measured; out: the folder of the report, if one was written."""
+    """Hold all that was measured in `document`, and in `out` the folder of the report, if one was
+    written.
+    """
 
     document: BenchDocument
     out: Path | None
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `edgegen bench --json` of several bundles or with a report."""
+        """Return the document of `edgegen bench --json` for several bundles or with a report."""
         document = self.document.model_dump()
         del document["schema_version"]
         return {"report": None if self.out is None else str(self.out), **document}
@@ -50,9 +52,9 @@ def bench_bundles(
     """Measure bundles on every runtime in INT8 and full precision, from seed to image and on the
     same seeds, and publish the folder `out`, if one is named.
 
-    Raises InputError or TrustError for what is no sound bundle, RuntimeMissing where nothing runs
-    here, GateFailed, with the result, where a row does not keep to a gate: the report is then
-    written all the same.
+    Raises InputError or TrustError if a folder is not a sound bundle, and RuntimeMissing if nothing
+    runs here. Raises GateFailed with the result if a row misses a gate; the report is written even
+    then.
     """
     from ...export import RUNTIMES
 
@@ -85,7 +87,7 @@ def _documenting(
     settings: BenchReportSettings,
     listen: Listener,
 ) -> Documenting:
-    """All that is measured, once what is missing of it was made."""
+    """Make the bundles that are missing, measure everything and return it ready to document."""
     from ...core.temporary import scratch
     from .documented import Documenting
     from .measured import BenchRun, measured
@@ -131,10 +133,10 @@ def _publish(
 
 
 def remake_report(folder: str | Path) -> Path:
-    """Make the page, the charts and the tables of a report anew from its bench.json and pictures;
-    the page.
+    """Make the page, the charts and the tables of a report anew from its bench.json and pictures,
+    and return the path of the page.
 
-    Raises InputError for a folder that is no report, or one that is damaged.
+    Raises InputError if the folder is not a report or is damaged.
     """
     from ...core.locks import held
 
@@ -147,7 +149,7 @@ def remake_report(folder: str | Path) -> Path:
 
 
 def _made_of(document: BenchDocument, folder: Path) -> dict[str, bytes]:
-    """Every file that follows from the document and the pictures in the folder."""
+    """Return every file that follows from the document and from the pictures in the folder."""
     from ...evidence.bench_page.charts import chart_file
     from ...evidence.bench_page.page import page
     from ...evidence.bench_page.strips import read_strip

@@ -1,4 +1,4 @@
-"""What a report of a bench measures."""
+"""Hold the settings of a bench report."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ STEPS = Limit(1, 10**4)  # of a sampler
 
 @dataclass(frozen=True)
 class BenchReportSettings:
-    """How much is measured, and what is asked of it."""
+    """Say how much is measured and which limits the pairs of images have to keep."""
 
-    batch: int = 8  # images of the larger batch that is timed; one image is timed in any case
+    batch: int = 8  # size of the larger batch that is timed; single images are always timed
     rounds: int = 25  # timed rounds, interleaved over all candidates
     threads: int = 1  # CPU threads of each runtime
     pairs: int = 64  # seeds whose images are compared with full precision
     runtimes: Sequence[str] | None = None  # None: every runtime of the bundles
-    min_psnr_db: float = 35.0  # of all pairs; one class may lie 3 dB below
-    max_ruined: float = 0.002  # share of pairs that may be told apart at a glance
-    gates: Path | None = None  # TOML file of what each row must keep to
+    min_psnr_db: float = 35.0  # over all pairs; a single class may lie 3 dB below
+    max_ruined: float = 0.002  # largest share of pairs whose difference shows at a glance
+    gates: Path | None = None  # TOML file of the limits that each row must keep
     overwrite: bool = False  # replace an earlier report
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     least_release: int | None = None  # refuse what was signed as an older release
 
-    zoo: bool = False  # the zoo's generators too, exported where their bundles are missing
-    zoo_steps: Sequence[int] | None = None  # at which of their samplers; None: their own
-    zoo_folder: Path | None = None  # where those bundles stay; None: beside the report
-    torch: bool = False  # full precision in torch besides, of generators of the zoo
-    # tools that quantize the same graphs, and the Python that has each; "": this one
+    zoo: bool = False  # measure the zoo's generators too; export those whose bundles are missing
+    zoo_steps: Sequence[int] | None = None  # numbers of sampler steps for them; None: their own
+    zoo_folder: Path | None = None  # where the exports of --zoo stay; None: beside the report
+    torch: bool = False  # measure full precision in torch too, for generators of the zoo
+    # toolkits that quantize the same graphs, with the Python that has each; "" is this Python
     peers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,7 +66,9 @@ class BenchReportSettings:
             )
 
     def folder_of_zoo(self, report: Path | None) -> Path:
-        """UsageError where none is named."""
+        """Return the folder that keeps the zoo's bundles. Raises UsageError if neither it nor a
+        report is named.
+        """
         if self.zoo_folder is not None:
             return self.zoo_folder
         if report is None:
@@ -77,5 +79,5 @@ class BenchReportSettings:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """That are timed, the smallest first."""
+        """Return the batch sizes that are timed, the smallest first."""
         return (1, self.batch) if self.batch > 1 else (1,)

@@ -1,5 +1,5 @@
-"""The zoo's generators as bundles, each at its own steps or at those asked for: made where they are
-missing, one after the other, and kept for the next time.
+"""Provide the zoo's generators as bundles, each at its own steps or at those asked for. Missing
+bundles are exported one after the other and kept for the next time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..sampling_choices import SamplingChoices, chosen
 if TYPE_CHECKING:
     from ..generators import LoadedGenerator
 
-# behind a bundle's name: why its export was refused, so as not to repeat it
+# added to a bundle's name: the file that says why its export was refused, so as not to repeat it
 FAILED = ".failed.json"
 NOTE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class NotMade:
-    """A bundle that would have been measured, and why it is not there."""
+    """Describe a bundle that was meant to be measured, and say why it does not exist."""
 
     name: str
     family: str
@@ -41,7 +41,11 @@ class NotMade:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One generator at one number of its sampler's steps; None: as it is, `why`: it cannot be."""
+    """Describe one generator at a number of sampler steps.
+
+    `steps` is None for its own number and `count` the number in either case; `why` says why the
+    sampler cannot take them.
+    """
 
     name: str
     source: LoadedGenerator
@@ -59,7 +63,9 @@ class Wanted:
 
 
 def zoo_runtimes(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Whom exports are made for: those asked for, or all that build and run on this machine."""
+    """Return the runtimes to export for: those asked for, or all that can build and run on this
+    machine.
+    """
     from ..export.run import export_targets
 
     if names is None:
@@ -76,10 +82,11 @@ def zoo_bundles(
     listen: Listener,
     sources: Sequence[str] | None = None,
 ) -> tuple[list[Path], list[NotMade]]:
-    """Folders of bundles in `work`, all there, and what is not; sources: the zoo, if None.
+    """Return the folders of the finished bundles in `work`, and the bundles that could not be made;
+    `sources` names the generators, None for those of the zoo.
 
-    A bundle that is there and whole is not made again. RuntimeMissing without torch or a runtime
-    that was asked for, UsageError where a folder holds something else than it should.
+    A bundle that exists and is whole is not made again. Raises RuntimeMissing without torch or a
+    runtime that was asked for, and UsageError if a folder holds something else than it should.
     """
     need_torch()
     targets = zoo_runtimes(runtimes)
@@ -100,7 +107,9 @@ def zoo_bundles(
 
 
 def _wanted(source: LoadedGenerator, steps: Sequence[int] | None) -> Iterator[Wanted]:
-    """The generator's own number of steps has no number in its name."""
+    """Yield the generator at each number of steps; only other numbers than its own appear in the
+    bundle's name.
+    """
     own = len(source.generator.sampler.timesteps)
     for count in dict.fromkeys(steps or (own,)):
         if count == own:
@@ -132,7 +141,8 @@ def _made(wanted: Wanted, out: Path, runtimes: Sequence[str], listen: Listener) 
         export_bundle(wanted.source, out, settings, listen)
     except (GateFailed, InputError) as error:
         why = f"its export: {_said(error)}"
-        if isinstance(error, GateFailed):  # which is the end of a long search
+        # a failed gate is the end of a long search, which is worth a note
+        if isinstance(error, GateFailed):
             note.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(note, tried.to_bytes(why))
         listen.note(f"{wanted.name}: {why}")
@@ -142,13 +152,15 @@ def _made(wanted: Wanted, out: Path, runtimes: Sequence[str], listen: Listener) 
 
 
 def _said(error: EdgegenError) -> str:
-    """Without the place: a report goes to others."""
+    """Return an error's code and message without its path, because a report goes to others."""
     return f"{error.code}: {error.message}"
 
 
 def _is_whole(wanted: Wanted, out: Path, runtimes: Sequence[str]) -> bool:
-    """Whether the bundle has files for each runtime. UsageError where it is of another generator
-    or of other steps, which may be somebody's own.
+    """Return whether the bundle has files for each runtime.
+
+    Raises UsageError if it is of another generator or of other steps, because it may be somebody's
+    own.
     """
     from ...core.samplers import sampler_from_json
 
@@ -169,7 +181,7 @@ def _is_whole(wanted: Wanted, out: Path, runtimes: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class _Tried:
-    """What an export was refused of: the same would be refused again."""
+    """Keep a note of an export that was refused, because the same export would be refused again."""
 
     wanted: Wanted
     runtimes: Sequence[str]
@@ -187,7 +199,7 @@ class _Tried:
         return to_json({**self.facts, "why": why})
 
     def read(self, note: Path) -> str:
-        """Why it was refused; nothing where it was not, or something else was."""
+        """Return why this export was refused, or "" if the note is of another export or missing."""
         if not note.is_file():
             return ""
         found = read_json(note, NOTE_BYTES)

@@ -1,8 +1,8 @@
-"""What an export does in the time that it is given (`--time`): on how many seeds it calibrates, how
-long it looks for a plan, how many pairs its verdict sees, from what an image costs on this machine.
+"""Plan what an export does in the time that it is given (`--time`): how many seeds it calibrates
+on, how long it searches for a plan and how many pairs its verdict compares.
 
-An image's price is the unit of everything: calibration, damages, looks and verdict are made of
-images, of the same generator.
+The unit of every price is one image on this machine, because calibration, damages, glances and
+verdict all consist of images of the same generator.
 """
 
 from __future__ import annotations
@@ -22,23 +22,28 @@ from ..durations import in_words
 from .prices import Prices
 from .search_settings import SearchSettings
 
-FEWEST_SEEDS = ENOUGH  # that a calibration has at each timestep
-CALIBRATION, SEARCH, VERDICT = 0.2, 0.4, 0.5  # shares: of all, and of what calibration leaves
-MOST_VERDICT = 0.75  # of what calibration leaves, where fewer pairs would say nothing
-SLACK = 0.95  # of the time is planned with
+FEWEST_SEEDS = ENOUGH  # least seeds that a calibration has at each timestep
+# shares of time: of all of it, then of what calibration leaves
+CALIBRATION, SEARCH, VERDICT = 0.2, 0.4, 0.5
+# share of what calibration leaves, for a verdict whose pairs would otherwise be too few
+MOST_VERDICT = 0.75
+SLACK = 0.95  # share of the time that is planned; the rest is reserve
 # shares of a search's time
 TIMING, DAMAGES, GLANCES = 0.3, 0.3, 0.1
 ROUNDS, ALONE, GLANCED, CALLS, CHECKS = (5, 16), (4, 16), (8, 64), (1, 4), (3, CHECKED)
-FEWEST_GROUPS = 8  # of layers, whose damage is asked about
-TIMED = (8, 4, 2, 1)  # images of a timed batch, the first that leaves time for enough rounds
-WARM_UP = 2  # rounds that do not count
+FEWEST_GROUPS = 8  # groups of layers whose damage is measured
+# images of a timed batch; the first that leaves time for enough rounds is taken
+TIMED = (8, 4, 2, 1)
+WARM_UP = 2  # rounds whose times are dropped
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an export has to do: graphs, layers of them that may be in INT8, of so many kinds; calls
-    of its graphs in a trajectory, runtimes, threads; at most so many seeds and pairs, and the
-    fewest pairs whose pixels can show what is asked.
+    """Count what an export has to do.
+
+    `graphs` graphs have `layers` layers of `kinds` kinds that may run in INT8; `calls` counts calls
+    of graphs in one trajectory. `seeds` and `pairs` are upper limits, `fewest` is the least number
+    of pairs whose pixels can show what is asked.
     """
 
     graphs: int
@@ -54,16 +59,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Allowance:
-    """How much of everything; expected: seconds by step."""
+    """Say how much of everything an export does; `expected` holds seconds by step."""
 
     seeds: int
     pairs: int
-    pixels: int  # pairs whose pixels are compared
-    search_seconds: float  # a runtime
+    pixels: int  # number of pairs whose pixels are compared
+    search_seconds: float  # for each runtime
     expected: Mapping[str, float]
 
     def bound(self, terms: Terms) -> Terms:
-        """The terms of a verdict with these pairs."""
+        """Return the terms of a verdict with at most this allowance's pairs."""
         usual = self.pixels == PIXEL_PAIRS * self.pairs
         return replace(terms, maximum=self.pairs, pixels=0 if usual else self.pixels)
 
@@ -76,8 +81,10 @@ class Allowance:
 
 
 def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) -> Allowance:
-    """What fits into these seconds, after those that were spent before. UsageError E-TIME, which
-    says how long it takes at least, where not even the fewest seeds and pairs do.
+    """Return what fits into `seconds`, which begin after the `spent` ones.
+
+    Raises UsageError (E-TIME), with the least time that is needed, if not even the fewest seeds and
+    pairs fit.
     """
     planned, least_pairs = SLACK * seconds, min(FEWEST_PAIRS, work.pairs)
     some = (CALIBRATION * planned - prices.start) / prices.seed
@@ -88,7 +95,7 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
         pixels = PIXEL_PAIRS * pairs
         if pairs >= least_pairs and pixels >= work.fewest:
             break
-        # the fewest features, and pixels as far as the search can give way
+        # take the fewest features, and as many pixels as the search can give time for
         pairs = least_pairs
         if prices.pixels(pairs, MOST_VERDICT * share) >= work.fewest:
             pixels = max(prices.pixels(pairs, VERDICT * share), work.fewest)
@@ -96,7 +103,8 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
     else:
         verdicts = prices.verdict(least_pairs, work.fewest) / MOST_VERDICT * work.runtimes
         least = (prices.start + FEWEST_SEEDS * prices.seed + verdicts) / SLACK
-        minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
+        # the steps before planning sometimes take longer
+        minutes = math.ceil((spent + least) / 60) + 1
         raise UsageError(
             "E-TIME",
             f"in the {in_words(max(seconds, 0))} that are left, this machine cannot calibrate on "
@@ -119,12 +127,12 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
 def within(
     settings: SearchSettings, allowed: Allowance, prices: Prices, work: Work
 ) -> SearchSettings:
-    """How closely a search looks in its time."""
+    """Return the settings with as many rounds, images and layers as the search has time for."""
     seconds, image, plan = allowed.search_seconds, max(prices.image, 1e-6), prices.plan
     call = image / max(work.calls, 1)
     timing = _timing(TIMING * seconds, work.threads * call, plan, max(work.kinds, 1))
     whole = DAMAGES * seconds >= work.layers * (settings.images_alone * image + plan)
-    # where damages are predicted, half for the layers that are measured and half for all errors
+    # if damages are predicted, half of the time measures layers and half measures all errors
     half, graphs, layers = DAMAGES * seconds / 2, max(work.graphs, 1), max(work.layers, 1)
     checked = _between(half / (graphs * (ALONE[0] * image + plan)), *CHECKS)
     alone = _between((half / (graphs * checked) - plan) / image, *ALONE)
@@ -147,8 +155,8 @@ def within(
 
 @dataclass(frozen=True)
 class _Timing:
-    """Of how many kinds of layers it is measured what one saves, in how many rounds of batches of
-    how many images.
+    """Say for how many kinds of layers the time saved is measured, in how many rounds, with how
+    many images in a batch.
     """
 
     rounds: int
@@ -157,11 +165,11 @@ class _Timing:
 
 
 def _timing(seconds: float, call: float, plan: float, kinds: int) -> _Timing:
-    """What these seconds are enough for; call: seconds of a graph for one image on one thread,
-    plan: of a plan that becomes a session.
+    """Return what fits into `seconds`. `call` is the seconds of a graph for one image on one
+    thread, `plan` those that turn a plan into a session.
     """
     least = ROUNDS[0] + WARM_UP
-    # beside a call with everything in INT8
+    # twice a call, because each candidate is timed beside a graph with all layers in INT8
     enough = (n for n in TIMED if seconds >= kinds * (plan + 2 * call * n * least))
     images = next(enough, TIMED[-1])
     turn = 2 * call * images
@@ -175,7 +183,7 @@ def _between(value: float, least: int, most: int) -> int:
 
 @dataclass
 class Stopwatch:
-    """Seconds that the steps of an export took; seconds: what all of it may take, None for any."""
+    """Measure the seconds of an export's steps; `seconds` limits all of it, None does not."""
 
     seconds: float | None = None
     started: float = field(default_factory=time.monotonic)

@@ -1,5 +1,6 @@
-"""Which attempt at passing a verdict is: another plan or option is the next one, on other seeds and
-with less of the error; the same export again is the same attempt.
+"""Number the attempts of a generator at passing a verdict. Another plan or option is the next
+attempt, on other seeds and with a smaller share of the error; the same export again is the same
+attempt.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
 
 
 class Attempts:
-    """The ledger of one generator: what was judged on each runtime, in its order. It is kept in the
-    cache and in the bundle that is replaced, so that neither alone forgets.
+    """Keep the ledger of one generator: what was judged on each runtime, in order.
+
+    It is kept in the cache and in the bundle that is replaced, so that deleting one does not erase
+    it.
     """
 
     def __init__(
         self, about: Mapping[str, Any], out: Path, judges: Sequence[Features] = ()
     ) -> None:
-        """about: the manifest's `source`; out: where an earlier bundle may lie; judges: networks
-        that judge and that no reference names.
+        """Read the ledger. `about` is the manifest's `source`, `out` is where an earlier bundle may
+        lie, and `judges` are networks that judge without a reference that names them.
         """
         self.weights, self._judges = weights_of(about), judges
         self._notes = Notes(folder("attempts") / f"{self.weights}.jsonl")
@@ -38,7 +41,7 @@ class Attempts:
         self._made: dict[str, list[str]] = {}
 
     def trial(self, bundle: Bundle, runtime: str, terms: Terms) -> Trial:
-        """Seeds and level of what the bundle holds for this runtime."""
+        """Return the seeds and the error level for what the bundle holds for this runtime."""
         judged = what_is_judged(bundle, runtime, terms, self._judges)
         made = self._made.setdefault(runtime, self._known(runtime))
         if judged not in made:
@@ -48,19 +51,21 @@ class Attempts:
         return trial(self.weights, made.index(judged))
 
     def _known(self, runtime: str) -> list[str]:
-        """What the cache and the bundle remember, first what is oldest."""
+        """Return what the bundle and the cache remember, the oldest first."""
         made: list[str] = []
         while self._notes.knows(question := f"{runtime} {len(made)}"):
             made.append(self._notes.recall(question, str))
         return list(dict.fromkeys([*self._earlier.get(runtime, ()), *made]))
 
     def to_json(self) -> JsonObject:
-        """For the manifest: hashes of what was judged, by runtime."""
+        """Return the hashes of what was judged, by runtime, for the manifest."""
         return {runtime: list(made) for runtime, made in self._made.items()}
 
 
 def weights_of(about: Mapping[str, Any]) -> str:
-    """The full-precision weights by the hashes that the manifest's `source` has of them."""
+    """Return a sha256 that identifies the full-precision weights, from the hashes in the manifest's
+    `source`.
+    """
     hashes = {name: about[name] for name in sorted(about) if name.endswith("sha256")}
     return hashlib.sha256(to_json(hashes)).hexdigest()
 
@@ -68,7 +73,9 @@ def weights_of(about: Mapping[str, Any]) -> str:
 def what_is_judged(
     bundle: Bundle, runtime: str, terms: Terms, judges: Sequence[Features] = ()
 ) -> str:
-    """A hash of the INT8 files, the loop around them, what is asked, and of what judges."""
+    """Return the sha256 of what a verdict depends on: the INT8 files, the loop around them, the
+    terms and the judges.
+    """
     manifest = bundle.manifest
     built, stored = manifest.runtimes[runtime], manifest.files.get("evidence/reference.safetensors")
     asked: JsonObject = {
@@ -84,7 +91,7 @@ def what_is_judged(
 
 
 def _earlier(out: Path, weights: str) -> Mapping[str, list[str]]:
-    """What the bundle that lies there remembers; nothing where there is none, or of other
+    """Return what the bundle at `out` remembers; nothing if there is none or it has other
     weights.
     """
     try:
@@ -96,4 +103,4 @@ def _earlier(out: Path, weights: str) -> Mapping[str, list[str]]:
             for runtime, made in manifest["evidence"]["attempts"].items()
         }
     except (EdgegenError, OSError, AttributeError, KeyError, TypeError):
-        return {}  # what is no ledger remembers nothing; the cache still does
+        return {}  # an unreadable ledger counts as empty; the cache still remembers

@@ -1,6 +1,7 @@
-"""What the search for a plan took, question by question, what that had been expected to take, and
-what was not asked: for the manifest, `edgegen plan show`, and the search itself, which spends no
-more than it may.
+"""Record the time that the search for a plan took, question by question, the time that was
+expected, and the questions that were not asked.
+
+The manifest and `edgegen plan show` present it, and the search reads it to keep to its limit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ...core.files import JsonObject
 
 @dataclass
 class BillLine:
-    """Questions of one kind. expected: seconds, None where no one said before."""
+    """Sum up the questions of one kind; `expected` is in seconds, None if nothing was expected."""
 
     asked: int = 0
     seconds: float = 0.0
@@ -22,13 +23,15 @@ class BillLine:
 
 @dataclass
 class Bill:
-    """Seconds are those of who found the answers, now or before: a search that is repeated has the
-    same bill, and stops at the same question.
+    """Add up the seconds of a search.
+
+    Answers from the cache count with the seconds that they took first, so that a repeated search
+    has the same bill and stops at the same question.
     """
 
-    allowed: float = math.inf  # seconds for all steps
+    allowed: float = math.inf  # seconds for all steps together
     steps: dict[str, BillLine] = field(default_factory=dict)
-    damages: str = ""  # how the damage of layers was found
+    damages: str = ""  # how the damage of the layers was found
     unasked: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, step: str, seconds: float, expected: float | None = None) -> None:

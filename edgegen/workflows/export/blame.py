@@ -1,5 +1,5 @@
-"""Which layers stand behind the images that a verdict found ruined: those whose return to FP32
-brings the worst pairs nearer to full precision.
+"""Find the layers that cause the images which a verdict found ruined: those whose return to FP32
+brings the worst pairs closer to full precision.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from .build import Build
 if TYPE_CHECKING:
     from ..context import Context
 
-NAMED = 3  # layers of a sentence
-EQUAL_DB = 999.0  # PSNR of equal images, in JSON
+NAMED = 3  # number of layers that a sentence names
+EQUAL_DB = 999.0  # stands for infinity, the PSNR of equal images, which JSON cannot hold
 
 
 @dataclass(frozen=True)
 class LayerBehind:
-    """A layer in INT8, and the PSNR of the worst pairs with it alone back in FP32."""
+    """Hold a layer and the PSNR of the worst pairs with only this layer back in FP32 (`psnr_db`)
+    and before (`before_db`).
+    """
 
     graph: str
     node: str
@@ -74,8 +76,10 @@ def behind_failures(
 def layers_behind(
     build: Build, target: Runtime, judgement: Judgement, context: Context
 ) -> list[LayerBehind]:
-    """Those that bring the worst of the ruined pairs nearer, the one that does most first; none
-    where no single layer does, and where no pair is ruined.
+    """Return the layers that bring the worst of the ruined pairs closer, the most
+    effective first.
+
+    The list is empty if no single layer does, or if no pair is ruined.
     """
     if not (pairs := ruined_pairs(judgement)):
         return []
@@ -96,12 +100,12 @@ def layers_behind(
 
 
 def ruined_pairs(judgement: Judgement) -> list[WorstPair]:
-    """Of the worst that a verdict keeps."""
+    """Return those of a verdict's worst pairs that are ruined."""
     return [pair for pair in judgement.worst if pair.is_ruined]
 
 
 def sentence(name: str, layers: Sequence[LayerBehind]) -> str:
-    """For people: what to keep in FP32."""
+    """Return a sentence that says which layers to keep in FP32."""
     if not layers:
         return f"{name}: no single layer causes the ruined images"
     named = ", ".join(map(str, layers[:NAMED]))
@@ -124,7 +128,9 @@ def most_damaging(name: str, plan: Plan) -> str:
 
 
 class _Trial:
-    """A runtime's files with one layer more in FP32, on the seeds of a verdict's worst pairs."""
+    """Try a runtime's files with one more layer in FP32, on the seeds of a verdict's
+    worst pairs.
+    """
 
     def __init__(self, build: Build, target: Runtime, pairs: Sequence[WorstPair]) -> None:
         self.models, self.target = build.models, target
@@ -135,11 +141,12 @@ class _Trial:
         self.before_db = self._psnr(np.stack([pair.other for pair in pairs]))
 
     def without(self, graph: str, node: str) -> LayerBehind:
-        """With this node in FP32."""
+        """Measure the pairs with this node in FP32."""
         rules = ((f"{graph}/{node}", "fp32"), *self.plan.rules)
         plan = replace(self.plan, rules=rules)
         model = qdq.quantize(self.models[graph], graph, plan, self.target.dialect)
-        with scratch() as folder:  # a session has read its file when load returns
+        # a session has read its file when load returns, so the folder may go
+        with scratch() as folder:
             file = onnx_files.write(model, folder / f"{graph}.onnx")
             session = executing(self.target).load(file, 1)
         own = self.pipeline.call[graph]
@@ -150,5 +157,5 @@ class _Trial:
         return LayerBehind(graph, node, self._psnr(to_uint8(images)), self.before_db)
 
     def _psnr(self, images: np.ndarray) -> float:
-        """dB over these pairs."""
+        """Return the PSNR in dB, pooled over the pairs."""
         return min(PairedPsnr.of(squared_error(self.full, images)).pooled_db, EQUAL_DB)

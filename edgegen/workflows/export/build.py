@@ -1,5 +1,5 @@
-"""Plans to files: each runtime's Q/DQ graphs and what it builds of them, and the manifest that
-lists all.
+"""Build files from plans: the Q/DQ graphs of each runtime, what the runtime compiles from them, and
+the manifest that lists all.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Models = Mapping[str, "ModelProto"]
 
 @dataclass(frozen=True)
 class Build:
-    """An opened bundle, the models that its plans quantize, the plans of each runtime, and what the
-    sampler asks each graph.
+    """Hold an opened bundle, the models that its plans quantize, each runtime's plans, and the
+    calls that the sampler makes of each graph.
     """
 
     bundle: Bundle
@@ -56,7 +56,7 @@ def build_runtimes(
     folder: Path,
     listen: Listener,
 ) -> dict[str, Any]:
-    """Write int8/RUNTIME of each target; what the manifest says of them, by runtime."""
+    """Write int8/RUNTIME for each target, and return the manifest's entry of each by its name."""
     built = {}
     with listen.progress("building", len(targets) * len(models)) as advance:
         for target in targets:
@@ -66,7 +66,9 @@ def build_runtimes(
 
 
 def rebuild(build: Build, targets: Sequence[Runtime], listen: Listener) -> Build:
-    """With what its plans now are for these runtimes, opened again."""
+    """Write the files of these runtimes again from their current plans, and return the build with
+    the bundle opened anew.
+    """
     root, description = build.bundle.root, described(build.bundle)
     for target in targets:
         shutil.rmtree(root / "int8" / target.name)
@@ -77,7 +79,9 @@ def rebuild(build: Build, targets: Sequence[Runtime], listen: Listener) -> Build
 
 
 def executable_plan(target: Runtime, plan: Plan, listen: Listener) -> Plan:
-    """The plan as the runtime can execute it: engines cannot change to FP32 between steps."""
+    """Return the plan as the runtime can execute it: engines cannot change to FP32
+    between steps.
+    """
     if plan.last and target.executable:
         listen.note(
             f"{target.name} executes engines of one precision: the steps that the plan leaves to "
@@ -96,9 +100,8 @@ def _built(
     load, onnx = {}, {}
     for name, model in models.items():
         quantized = qdq.quantize(model, name, plan, target.dialect)
-        check(
-            quantized, target.name
-        )  # of files that are built on the target nobody else would know
+        # a runtime that compiles its files on the device cannot refuse them here
+        check(quantized, target.name)
         file = onnx_files.write(quantized, place / f"{name}.onnx")
         paths = target.build(file, place)
         load[name], onnx[name] = (p.relative_to(folder).as_posix() for p in (paths[0], file))
@@ -114,7 +117,7 @@ def _built(
 
 
 def check(model: ModelProto, runtime: str) -> None:
-    """EdgegenError when the runtime would refuse a node of the model or compute it wrongly."""
+    """Raise EdgegenError if the runtime would refuse a node of the model or compute it wrongly."""
     for finding in lint(model, runtime):
         if finding.level == "error":
             raise EdgegenError(
@@ -125,7 +128,7 @@ def check(model: ModelProto, runtime: str) -> None:
 
 
 def described(bundle: Bundle) -> dict[str, Any]:
-    """What `write_manifest` was given."""
+    """Return the description from which `write_manifest` made the bundle's manifest."""
     return bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
 
 
@@ -138,7 +141,9 @@ def describe(
     torch_parity: Mapping[str, float],
     start: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest but for its files and evidence."""
+    """Return the manifest without its files and with the evidence that is known before
+    the verdict.
+    """
     looked_at = feeds.to_json()
     return {
         "family": source.family,
@@ -152,7 +157,7 @@ def describe(
         "names; everything else FP32, and the sampler's last steps where the plan leaves them",
         "calibration": {
             "samples": feeds.samples,
-            # the names of files are the site's
+            # file names belong to the user and stay out of the bundle
             **{k: v for k, v in looked_at.items() if k != "files"},
             "feeds_sha256": hashlib.sha256(to_json(looked_at)).hexdigest(),
             **prompts_by_use(source.generator.latent),

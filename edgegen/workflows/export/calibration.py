@@ -1,5 +1,5 @@
-"""What a calibration finds: equalized graphs, the extremes and histograms of their tensors, and a
-plan with chosen ranges.
+"""Calibrate the graphs of a generator: equalize them, measure the extremes and histograms of their
+tensors, and choose a plan with ranges.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ Models = Mapping[str, ModelProto]  # graph -> ONNX
 
 @dataclass(frozen=True)
 class Calibration:
-    """By graph: equalized models, how many samples were seen at each timestep, and of each tensor
-    that is quantized its histogram and the range chosen from it. plan: all ranges, with int8
-    wherever it may be.
+    """Hold the results of a calibration by graph: the equalized models, the number of samples at
+    each timestep, and for each quantized tensor its histogram and the range chosen from it.
+
+    `plan` has all ranges, and INT8 wherever a layer may have it.
     """
 
     models: dict[str, ModelProto]
@@ -59,13 +60,13 @@ def calibrate_graphs(
     world: World = ALONE,
     weight_bits: Collection[int] = (),
 ) -> Calibration:
-    """Three runs over the same feeds: channels to equalize, extremes, histograms between them. All
-    processes of `world` get the same.
+    """Run the same feeds three times: to find the channels' maxima for equalization, then the
+    extremes, then the histograms between them. All processes of `world` get the same result.
 
-    weight_bits: of the dialects that are written; then one run more, for which way each weight is
-    rounded; alone, since its sums are not those of one process. What recovered keeps the scales
-    that it learnt under, those of its base, and nearest rounding. Raises InputError for feeds that
-    give NaN or infinite values.
+    With `weight_bits` (of the dialects that are written), one more run decides which way each
+    weight is rounded; it sums in one process alone. A recovered generator keeps the scales of its
+    base, under which it was trained, and rounds to nearest. Raises InputError for feeds that give
+    NaN or infinite values.
     """
     base = source.scales
     seen: Models = (
@@ -89,7 +90,7 @@ def calibrate_graphs(
         name: {**of_graph, **{tensor: c.range for tensor, c in choices[name].items()}}
         for name, of_graph in plan.ranges.items()
     }
-    if base is not None:  # the base's factors, on the weights that ship
+    if base is not None:  # a recovered generator ships its own weights with its base's factors
         even = {name: equalized(model, largest[name], seen[name]) for name, model in models.items()}
     coverage = {
         name: {f"{t:.9g}": count for t, count in of_graph.coverage.items()}
@@ -102,13 +103,13 @@ def calibrate_graphs(
 def calibrated(
     source: LoadedGenerator, models: Models, samples: int, context: Context
 ) -> Calibration:
-    """From the sampler's own trajectories, weights rounded by second moments."""
+    """Calibrate on the sampler's own trajectories, with weights rounded by second moments."""
     feeds = Trajectories(source.generator, samples, listen=context.listen)
     return calibrate_graphs(source, models, feeds, context, weight_bits=weight_bits_of(RUNTIMES))
 
 
 def weight_bits_of(runtimes: Iterable[str]) -> list[int]:
-    """Bits of an int8 weight in these runtimes' dialects, each once."""
+    """Return the numbers of bits that an int8 weight has in these runtimes' dialects, each once."""
     dialects = [runtime(name).dialect for name in runtimes]
     return sorted({dialect.weight_bits for dialect in dialects if dialect.int8_ops})
 
@@ -116,7 +117,10 @@ def weight_bits_of(runtimes: Iterable[str]) -> list[int]:
 def channel_maxima(
     models: Models, feeds: Feeds, context: Context, world: World
 ) -> dict[str, dict[str, Array]]:
-    """graph -> tensor -> the largest of each channel's x and of its -x, (2, channels)."""
+    """Return, by graph and tensor, the maxima of x and of -x in each channel, (2, channels).
+
+    Raises InputError if they are NaN or infinite.
+    """
     observers = {name: ChannelObserver(m, context.threads) for name, m in models.items()}
     feeds.run(observers, "measuring channels")
     for observer in observers.values():
@@ -132,7 +136,7 @@ def channel_maxima(
 def weight_moments(
     sampler: Sampler, models: Models, feeds: Feeds, context: Context
 ) -> dict[str, WeightMoments]:
-    """graph -> second moments of what each weight is multiplied with."""
+    """Return, by graph, the second moments of the inputs that each weight is multiplied with."""
     plan = fastest(models)
     moments = {
         name: WeightMoments(
@@ -151,7 +155,9 @@ def weight_moments(
 def tensor_extremes(
     source: LoadedGenerator, models: Models, feeds: Feeds, context: Context, world: World
 ) -> dict[str, ActivationStats]:
-    """graph -> smallest and largest value of each tensor, and samples seen at each timestep."""
+    """Return, by graph, the smallest and largest value of each tensor, and the samples at each
+    timestep.
+    """
     observers = {
         name: Observer(
             model,
@@ -174,7 +180,7 @@ def tensor_extremes(
 def tensor_histograms(
     models: Models, plan: Plan, feeds: Feeds, context: Context, world: World
 ) -> dict[str, dict[str, Histogram]]:
-    """graph -> histogram of each tensor that is quantized, between its extremes."""
+    """Return, by graph, the histogram of each quantized tensor between its extremes."""
     counters = {
         name: HistogramCounter(
             model,
@@ -195,7 +201,9 @@ def tensor_histograms(
 
 
 def digest(models: Models) -> str:
-    """sha256 of graphs, whichever way their weights are rounded: whose ranges a plan's are."""
+    """Return a sha256 that identifies the graphs to which a plan's ranges belong; it does not
+    depend on how their weights are rounded.
+    """
     found = hashlib.sha256()
     for name in sorted(models):
         plain = ModelProto()
@@ -209,7 +217,7 @@ def digest(models: Models) -> str:
 
 
 def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
-    """Tensors that some runtime's dialect quantizes under the plan, in graph order."""
+    """Return the tensors that some runtime's dialect quantizes under the plan, in graph order."""
     dialects = [runtime(name).dialect for name in RUNTIMES]
     different = [d for k, d in enumerate(dialects) if d not in dialects[:k]]
     found = set().union(*(qdq.quantized_tensors(model, graph, plan, d) for d in different))
@@ -217,7 +225,7 @@ def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
 
 
 def readers(model: ModelProto, graph: str, plan: Plan) -> Mapping[str, list[str]]:
-    """Tensor -> layers that read it and that the plan speaks of."""
+    """Return, by tensor, the layers that read it and that the plan names."""
     found: dict[str, list[str]] = {}
     for node in model.graph.node:
         if plan.speaks_of(graph, node.name, node.op_type):

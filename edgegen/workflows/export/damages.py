@@ -1,8 +1,9 @@
-"""What each layer damages alone in INT8: along whole trajectories, or where these would take too
-long, predicted from errors of a few calls and checked on a few whole trajectories.
+"""Measure how much each layer alone damages images in INT8. Whole trajectories are measured; where
+they would take too long, the damage is predicted from the errors of a few calls and checked on a
+few whole trajectories.
 
-Of a generator so large that there is no time to ask about each layer, runs of neighbours are asked
-about together, and each layer is said to damage its share of their multiplications.
+In a generator so large that there is no time for each layer, runs of neighbours are measured
+together, and each layer gets the share of the damage that it has of their multiplications.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from ...core.side_by_side import over_workers
 from .bill import Bill
 from .measurements import Convolution, Measurements
 
-STEP = "damage of each layer"  # as a bill says it
+STEP = "damage of each layer"  # the name of this step in a bill
 ByLast = list[float]  # a figure for each number of last steps in FP32
-Unit = tuple[Convolution, ...]  # layers of one graph that are in INT8 together
+Unit = tuple[Convolution, ...]  # layers of one graph that run in INT8 together
 Measure = Callable[[Unit, Sequence[int]], ByLast]
 
 
 def units_of(counts: Mapping[Convolution, int], groups: int | None) -> list[Unit]:
-    """Layers of these multiplications, in the order of their graphs: each by itself, or runs of
-    neighbours of one graph that multiply about as much as one another, `groups` of them in all
-    graphs, at least one of each.
+    """Group the layers (`counts` has their multiplications) in the order of their graphs.
+
+    Each is a unit by itself if `groups` is None or enough for all. Otherwise about `groups` runs of
+    neighbours in one graph multiply about equally, with at least one run for each graph.
     """
     if groups is None or groups >= len(counts):
         return [(layer,) for layer in counts]
@@ -43,7 +45,7 @@ def units_of(counts: Mapping[Convolution, int], groups: int | None) -> list[Unit
 
 @dataclass(frozen=True)
 class LayerDamages:
-    """Of one search: what it measures with, what it noted, and its bill."""
+    """Find the damages of the layers in one search, with its measurements, notes and bill."""
 
     measure: Measurements
     notes: Notes
@@ -51,7 +53,9 @@ class LayerDamages:
     last_steps: Sequence[int]
 
     def of(self, counts: Mapping[Convolution, int]) -> dict[Convolution, ByLast]:
-        """By layer, of these multiplications an image each."""
+        """Return the damages of each layer; `counts` has the layer's multiplications in
+        one call.
+        """
         settings = self.measure.full.settings
         units = units_of(counts, settings.groups)
         if self._whole_work(units, counts) <= settings.whole_work:
@@ -108,7 +112,7 @@ class LayerDamages:
         errors: Mapping[Unit, ByLast],
         known: Mapping[Unit, ByLast],
     ) -> dict[Unit, ByLast]:
-        """Damages of a graph's layers, predicted where they are not known."""
+        """Return the damages of a graph's units, predicted where they were not measured."""
         by_last = [
             predicted(
                 [errors[one][k] for one in units],
@@ -119,7 +123,7 @@ class LayerDamages:
         return {one: [of[place] for of in by_last] for place, one in enumerate(units)}
 
     def _whole_work(self, units: Sequence[Unit], counts: Mapping[Convolution, int]) -> float:
-        """Multiplications of every unit's whole trajectories."""
+        """Return the multiplications that measuring every unit along whole trajectories takes."""
         full = self.measure.full
         trajectory = sum(len(full.recorded[graph]) * count for (graph, _), count in counts.items())
         return float(len(units) * full.settings.images_alone * trajectory)
@@ -128,7 +132,7 @@ class LayerDamages:
         return self._each("damage", units, self.measure.damages)
 
     def _each(self, what: str, units: Sequence[Unit], measure: Measure) -> dict[Unit, ByLast]:
-        """What is measured of each; several at once."""
+        """Return what `measure` finds for each unit; several are measured at once."""
         full, last_steps = self.measure.full, self.last_steps
 
         def asked(unit: Unit) -> str:
@@ -147,7 +151,7 @@ class LayerDamages:
             answers = over_workers(answer, units, full.at_once)
             for unit, figures in zip(units, answers, strict=True):
                 found[unit] = figures
-                # what several take at once is shorter by so much
+                # measurements that run at the same time share the clock
                 self.bill.add(STEP, self.notes.seconds(asked(unit)) / full.at_once)
                 advance(1)
         return found
@@ -156,7 +160,7 @@ class LayerDamages:
 def _shared(
     found: Mapping[Unit, ByLast], counts: Mapping[Convolution, int]
 ) -> dict[Convolution, ByLast]:
-    """By layer: a unit's damage by the share of its multiplications."""
+    """Return each layer's damage: its unit's damage times the layer's share of multiplications."""
     return {
         layer: [figure * counts[layer] / sum(counts[one] for one in unit) for figure in figures]
         for unit, figures in found.items()

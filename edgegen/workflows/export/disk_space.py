@@ -1,5 +1,5 @@
-"""Disk that an export needs, told before anything long begins: what its bundle takes, and what lies
-in the folder of temporary files meanwhile.
+"""Estimate the disk space that an export needs before anything long begins: for its bundle, and for
+temporary files meanwhile.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
     from ...core.runtime import Runtime
     from ..generators import LoadedGenerator
 
-BESIDE = 16 << 20  # bytes of a bundle beside its graphs: reference, pictures, certificate
-# what a gate refuses is copied under rejected/ before the first folder is removed
+BESIDE = 16 << 20  # bytes of a bundle without its graphs: reference, pictures, certificate
+# a refused bundle is copied under rejected/ before the first folder is removed
 COPIES = 2
 
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """Bytes at most, at a time: beside the output, and where temporary files lie."""
+    """Hold the bytes that are needed at most at one time, at the output and for temporary files."""
 
     out: int
     temporary: int
 
 
 def disk_need(source: LoadedGenerator, targets: Sequence[Runtime], at_once: int) -> DiskNeed:
-    """Of an export of this generator for these runtimes, which tries so many plans at once.
+    """Return the need of an export of this generator for these runtimes, which tries `at_once`
+    plans at the same time.
 
-    Each runtime has one file of each graph, and a second one where it builds another format of
-    it; as large as in full precision at most, where a plan keeps much of it.
+    Each runtime has one file of each graph, and a second one where it compiles another format. A
+    file is at most as large as in full precision, because a plan may keep much of it.
     """
     graphs = source.generator.graphs()
     full = graph_bytes(graphs)
@@ -48,15 +49,15 @@ def disk_need(source: LoadedGenerator, targets: Sequence[Runtime], at_once: int)
     bundle = full * (1 + formats) + graph_bytes(text) + BESIDE
     if not any(is_large(graph) for graph in graphs.values()):
         return DiskNeed(COPIES * bundle, at_once * full)
-    # weights of large graphs lie in files before there is a bundle: evened out, rounded for each
-    # number of bits, and as whole numbers
+    # weights of large graphs lie in files before there is a bundle: equalized, rounded for each
+    # number of bits, and as integers
     numbers = sum(graph.parameters for graph in graphs.values())
     bits = len({target.dialect.weight_bits for target in targets})
     return DiskNeed(COPIES * bundle, full + numbers * (FULL * (1 + bits) + 1))
 
 
 def graph_bytes(graphs: Mapping[str, ExportGraph]) -> int:
-    """Of these graphs' files, as an export writes them in full precision."""
+    """Return the bytes of these graphs' files as an export writes them in full precision."""
     return sum(map(_bytes, graphs.values()))
 
 
@@ -71,14 +72,16 @@ def _bytes(graph: ExportGraph) -> int:
 
 
 def is_large(graph: ExportGraph) -> bool:
-    """Whether its weights stay in files while it is worked on."""
+    """Return whether the graph's weights stay in files while it is worked on."""
     from ...core.graph import Graph
 
     return isinstance(graph, Graph) and bool(graph.weights)
 
 
 def check_disk(need: DiskNeed, out: Path) -> None:
-    """ResourceError where what is free is not enough; both together where they share a disk."""
+    """Raise ResourceError if there is not enough free space; both needs are added if they share a
+    disk.
+    """
     temporary = Path(tempfile.gettempdir())
     place = nearest(out)
     if os.stat(place).st_dev == os.stat(temporary).st_dev:

@@ -1,4 +1,4 @@
-"""A bundle's evidence as its files: golden images, pictures, the model card, a certificate."""
+"""Write a bundle's evidence as files: golden images, pictures, the model card and a certificate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from .prove import Proof
 
 
 def write_evidence(bundle: Bundle, proof: Proof, more: Mapping[str, Any]) -> None:
-    """Golden images, the picture, the model card, and the manifest anew with all that was found."""
+    """Write the evidence files into the bundle, and the manifest anew with everything that was
+    measured.
+    """
     folder, pictures = bundle.root, dict(proof.pictures)
     sets = {name or golden_images.FULL: images for name, images in pictures.items()}
     golden = golden_images.Kept(EVIDENCE.first, sets)

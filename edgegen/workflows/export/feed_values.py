@@ -1,5 +1,5 @@
-"""Whether calibration inputs from files could be the sampler's own: one value that is none of them
-stretches a range so far that everything else rounds to a few levels.
+"""Check that calibration inputs from files could be the sampler's own. One value that could not
+would stretch a range so far that everything else rounds to a few levels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ...errors import InputError
 from ...evidence.bench import record
 from ..generators import torch_pipeline
 
-SEEDS = 8  # whose trajectories say what inputs are like
-FAR = 10.0  # times the largest value of these: no input of this generator
+SEEDS = 8  # seeds whose trajectories show what inputs are usual
+FAR = 10.0  # an input this many times larger than the usual maximum is refused
 
 
 class FeedValues:
-    """What is seen of the inputs of all graphs while their files are read, once."""
+    """Look once at the inputs of all graphs while their files are read."""
 
     def __init__(self, generator: Exportable) -> None:
         self._largest = {
@@ -34,7 +34,9 @@ class FeedValues:
         self._seen: dict[tuple[str, str], float] = {}
 
     def look(self, graph: str, inputs: Mapping[str, Array], first: int, path: Path) -> None:
-        """At rows from `first` on; InputError names an input with a value that is far off."""
+        """Check rows from `first` on. Raises InputError, which names the input, if a value is far
+        off.
+        """
         for name, values in inputs.items():
             usual = self._largest.get(graph, {}).get(name, np.inf)
             sizes = np.abs(values.reshape(len(values), -1)).max(1)
@@ -50,7 +52,9 @@ class FeedValues:
             self._seen[key] = max(self._seen.get(key, 0.0), float(sizes.max()))
 
     def end(self, folder: Path) -> None:
-        """After the last row: InputError names an input that was 0 throughout."""
+        """Check the totals after the last row. Raises InputError, which names the input, if one was
+        always 0.
+        """
         for (graph, name), largest in self._seen.items():
             if not largest and self._largest.get(graph, {}).get(name):
                 raise InputError(

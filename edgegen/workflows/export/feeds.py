@@ -1,5 +1,5 @@
-"""What a calibration looks at: the sampler's own trajectories, or inputs of each graph from
-files.
+"""Provide the inputs that a calibration uses: those of the sampler's own trajectories, or those of
+each graph from files.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from .feed_values import FeedValues
 if TYPE_CHECKING:
     from ...core.graph import Exportable
 
-# inputs at a time: what memory grows with; processes share whole batches, so that nothing differs
+# Memory grows with the inputs at a time. Processes share whole batches, so that their number does
+# not change any result.
 BATCH = 8
 Call = Mapping[str, Callable[..., Array]]
 
 
 class Feeds(Protocol):
-    """The same inputs every time they run; samples: seeds, or rows of the files of all graphs."""
+    """Provide the same inputs each time they run; `samples` counts seeds, or the rows of
+    all files.
+    """
 
     @property
     def samples(self) -> int: ...
@@ -47,8 +50,9 @@ class Feeds(Protocol):
 
 @dataclass(frozen=True)
 class Trajectories:
-    """The calibration seeds through every timestep that the sampler will ever visit; UsageError for
-    more samples than there are seeds.
+    """Run the calibration seeds through every timestep that the sampler will ever visit.
+
+    Raises UsageError for more samples than there are calibration seeds.
     """
 
     generator: Exportable
@@ -89,10 +93,10 @@ class _File:
 
 @dataclass(frozen=True)
 class Files:
-    """FEEDS/GRAPH/*.npz, in the order of their names: arrays named like the graph's inputs, rows
-    along the first axis.
+    """Read FEEDS/GRAPH/*.npz in the order of their names: arrays named like the graph's inputs,
+    with rows along the first axis.
 
-    Nothing is unpickled, and rows are read a batch at a time.
+    Nothing is unpickled, and rows are read one batch at a time.
     """
 
     folder: Path
@@ -103,7 +107,9 @@ class Files:
     files: tuple[_File, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """InputError names the first thing that does not fit, before any work."""
+        """Check all files before any work. Raises InputError, which names the first thing that does
+        not fit.
+        """
         if not self.folder.is_dir():
             raise InputError("E-FEEDS", "there is no such folder of feeds", path=self.folder)
         graphs = self.generator.graphs()
@@ -170,7 +176,9 @@ def _shareable(batches: int, batch: int, world: World) -> None:
 
 
 def _checked(path: Path, graph: str, inputs: tuple[TensorSpec, ...]) -> int:
-    """Rows of one file; InputError unless its arrays are the graph's inputs."""
+    """Return the number of rows in one file. Raises InputError unless its arrays are the graph's
+    inputs.
+    """
     wanted = {spec.name: spec for spec in inputs}
     with _archive(path) as archive:
         names = set(archive.namelist())
@@ -188,8 +196,8 @@ def _checked(path: Path, graph: str, inputs: tuple[TensorSpec, ...]) -> int:
 
 
 class _archive:
-    """An .npz file opened; whatever is wrong with it, inside the block too, is an InputError with
-    its name.
+    """Open an .npz file; any fault of it, inside the block too, becomes an InputError with its
+    path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -218,7 +226,7 @@ class _archive:
 
 
 def _header(archive: zipfile.ZipFile, name: str, spec: TensorSpec, path: Path) -> int:
-    """Rows of one array, from its header alone."""
+    """Check one array's header, without its values, and return the number of rows."""
     with archive.open(f"{name}.npy") as stream:
         shape, fortran, dtype = _read_header(stream)
         body = archive.getinfo(f"{name}.npy").file_size - stream.tell()
@@ -257,8 +265,10 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def _batches(
     file: _File, inputs: tuple[TensorSpec, ...], times: tuple[float, ...], batch: int
 ) -> Generated[dict[str, Array], None, None]:
-    """Rows of one file, `batch` at a time; InputError for values that are not finite and for
-    timesteps that no sampler asks.
+    """Yield the rows of one file, `batch` at a time.
+
+    Raises InputError for values that are not finite and for timesteps at which the sampler never
+    runs the graph.
     """
     with _archive(file.path) as archive, ExitStack() as stack:
         streams = {

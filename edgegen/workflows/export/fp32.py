@@ -1,4 +1,4 @@
-"""A generator's graphs as FP32 ONNX that computes what torch computes."""
+"""Export a generator's graphs as FP32 ONNX files that compute what torch computes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
     from ..generators import LoadedGenerator
 
-# of a graph, over all timesteps, that parity is checked on, and multiplications that they may take:
-# of large graphs one seed has as many values to compare as many of small ones
+# Inputs of each graph, over all timesteps, on which parity is checked, and the multiplications that
+# this may take. Large graphs are checked on fewer seeds, because one of their seeds has as many
+# values to compare as many seeds of a small graph.
 PARITY_INPUTS, PARITY_WORK = 64, 1e12
 Calls = Mapping[str, Sequence[Mapping[str, Array]]]  # graph -> named inputs, call by call
 
 
 def fp32_models(source: LoadedGenerator, listen: Listener = silent) -> dict[str, ModelProto]:
-    """graph -> FP32 ONNX."""
+    """Return the FP32 ONNX model of each graph by its name."""
     graphs = source.generator.graphs()
     models = {}
     with listen.progress("exporting FP32 graphs", len(graphs)) as advance:
@@ -39,7 +40,7 @@ def fp32_models(source: LoadedGenerator, listen: Listener = silent) -> dict[str,
 
 
 def parity_seeds(source: LoadedGenerator, models: Mapping[str, ModelProto]) -> int:
-    """Whose trajectories parity is checked on."""
+    """Return the number of seeds on whose trajectories parity is checked."""
     sampler = source.generator.sampler
     enough = -(-PARITY_INPUTS // len(sampler.timesteps))
     work = sum(
@@ -50,8 +51,8 @@ def parity_seeds(source: LoadedGenerator, models: Mapping[str, ModelProto]) -> i
 
 
 def trajectory_calls(source: LoadedGenerator, models: Mapping[str, ModelProto], most: int) -> Calls:
-    """What the sampler asks each graph, call by call, for the seeds that parity is checked on, or
-    for as many as memory allows.
+    """Record what the sampler asks each graph, call by call, for the seeds that parity is checked
+    on, but for at most `most` seeds, which memory allows.
     """
     seeds = min(parity_seeds(source, models), most)
     return record(torch_pipeline(source.generator), range(seeds))
@@ -60,8 +61,10 @@ def trajectory_calls(source: LoadedGenerator, models: Mapping[str, ModelProto], 
 def torch_parity(
     source: LoadedGenerator, calls: Calls, folder: Path, threads: int
 ) -> dict[str, float]:
-    """graph -> largest difference between torch and FP32 ONNX on inputs from every step of the
-    trajectory; GateFailed beyond the limit. folder: with GRAPH.onnx.
+    """Return, by graph, the largest difference between torch and FP32 ONNX on inputs from every
+    step of the trajectory; `folder` holds GRAPH.onnx.
+
+    Raises GateFailed if it is beyond the limit.
     """
     pipeline, host = torch_pipeline(source.generator), runtime(STAND_IN)
     differences = {

@@ -1,4 +1,4 @@
-"""ONNX models of a generator's graphs as its pipeline, executed by a runtime on this machine."""
+"""Execute ONNX models of a generator's graphs as its pipeline, on a runtime of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ...core.graph import Exportable
 
-BATCH = 16  # images: small enough that a few dozen are work for several cores
+BATCH = 16  # images in a batch: so few that several cores share a few dozen images
 
 
 def hosted(
@@ -25,8 +25,11 @@ def hosted(
     host: Runtime | None = None,
     batch: int = BATCH,
 ) -> Pipeline:
-    """By the stand-in unless `host` is given; threads: batches at once, each on one thread."""
-    with scratch() as folder:  # a session has read its file when load returns
+    """Return the pipeline, executed by the stand-in unless `host` is given.
+
+    `threads` batches run at once, each on one thread.
+    """
+    with scratch() as folder:  # a session has read its file when load returns, so the folder may go
         files = {
             name: onnx_files.write(model, folder / f"{name}.onnx") for name, model in models.items()
         }

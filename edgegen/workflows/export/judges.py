@@ -1,4 +1,6 @@
-"""Who judges an export: the reference, and the networks that look at the images."""
+"""Choose what judges an export: the reference statistics, and the networks that look at
+the images.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 
 
 def reference_for(path: Path, terms: Terms) -> Reference | None:
-    """Of a generator's folder; None where the terms count no distance to it. UsageError where they
-    do and there is none.
+    """Read the reference statistics at `path`; None if the terms count no distance to them.
+
+    Raises UsageError if the terms do and there is no such file.
     """
     if not terms.is_distance_counted:
         return None
@@ -41,8 +44,10 @@ def reference_for(path: Path, terms: Terms) -> Reference | None:
 def with_judges(
     source: LoadedGenerator, photos: Path | None, terms: Terms, folder: Path, context: Context
 ) -> LoadedGenerator:
-    """The source, judged against these photos, or the statistics in this file, or else its own,
-    which lie in `folder` from now on. What could judge nothing is refused.
+    """Return the source to be judged against these photos or this file of statistics, or else
+    against its own; the statistics are written into `folder`.
+
+    Raises an error for statistics that cannot judge this generator.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if photos is not None:
@@ -57,15 +62,17 @@ def with_judges(
 
 
 def adapter_evidence(source: LoadedGenerator) -> dict[str, float]:
-    """That an adapter was merged exactly; empty for a generator without."""
+    """Return the evidence that an adapter was merged exactly; empty for a generator without one."""
     from ..finetune.merge import proven
 
     return proven(source.reference.parent, source.generator)
 
 
 def judge_of(stored: Reference | None, weights: Path | None) -> FeatureNetwork:
-    """The feature network that these statistics were made with; ReferenceMismatch if `weights`
-    differ. Without any, what the weight file holds, else the packaged one.
+    """Return the feature network that made the statistics, or without any, the one in the weight
+    file, else the packaged one.
+
+    Raises ReferenceMismatch if `weights` are another network's.
     """
     if stored is None:
         return reference_network(weights)
@@ -75,6 +82,6 @@ def judge_of(stored: Reference | None, weights: Path | None) -> FeatureNetwork:
 
 
 def unnamed_judges(terms: Terms, context: Context) -> list[Features]:
-    """Networks that judge and that no reference names."""
+    """Return the networks that judge although no reference names them."""
     first = [] if terms.is_distance_counted else [judge_of(None, context.feature_weights)]
     return [*first, *([context.second_judge] if context.second_judge else [])]

@@ -1,5 +1,5 @@
-"""What each layer saves in INT8: one of a kind is timed, and where there is time for a few kinds
-alone, the multiplications of the others say it.
+"""Find how much time each layer saves in INT8. One layer of each kind is timed; if there is only
+time for a few kinds, the others are estimated from their multiplications.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Layer = tuple[str, str]  # graph, node
-Kind = tuple[str, str]  # graph, what a layer's time depends on
+Kind = tuple[str, str]  # graph, and what determines a layer's time
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Of layers of these models, whose graphs are called so often in a trajectory.
+    """Estimate the time saved by layers of `models`, whose graphs run `calls` times in a
+    trajectory.
 
-    timed: a graph and some of its layers -> milliseconds that each saves. most: kinds at most that
-    are timed, those with most multiplications; None: all. least: milliseconds of a layer that saves
-    something.
+    `timed` takes a graph and some of its layers and gives the milliseconds that each saves. `most`
+    limits the kinds that are timed to those with most multiplications; None times all. `least` is
+    the least time in milliseconds that a layer which saves any is given.
     """
 
     models: Mapping[str, ModelProto]
@@ -33,7 +34,7 @@ class LayerTimes:
     least: float
 
     def saved(self, layers: Sequence[Layer], advance: Callable[[int], None]) -> list[float]:
-        """Milliseconds by layer; advance(1) after each graph."""
+        """Return the milliseconds that each layer saves; calls advance(1) after each graph."""
         work, kind_of = self._work(), self._kinds()
         first: dict[Kind, Layer] = {}
         whole: dict[Kind, int] = {}
@@ -44,7 +45,7 @@ class LayerTimes:
         dearest = set(sorted(whole, key=lambda kind: (-whole[kind], kind))[: self.most])
         ms: dict[Kind, float] = {}
         for graph in self.models:
-            # in the order of the graph, as they were asked for
+            # keep the graph's order, in which the layers were given
             own = {kind: node for kind, (g, node) in first.items() if g == graph}
             some = {kind: node for kind, node in own.items() if kind in dearest}
             times = self.timed(graph, list(some.values())) if some else {}
@@ -61,7 +62,7 @@ class LayerTimes:
         return max(ms, self.least) if ms > 0 else ms
 
     def _work(self) -> dict[Layer, int]:
-        """Multiplications of a trajectory's image."""
+        """Return the multiplications of each layer in one image's trajectory."""
         return {
             (graph, node): count * self.calls[graph]
             for graph, model in self.models.items()

@@ -1,7 +1,7 @@
-"""What the work of an export costs on this machine, from a short measurement: a call of each graph,
-a few images, a batch through what calibrates, one plan as files.
+"""Measure briefly what the work of an export costs on this machine: a call of each graph, a few
+images, a calibrated batch, and a plan built as files.
 
-Where an image takes long, the call alone is measured, and the rest is scaled from it.
+If an image takes long, only the calls are measured, and the rest is scaled from them.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ if TYPE_CHECKING:
     from ..generators import LoadedGenerator
 
 Models = Mapping[str, "ModelProto"]
-IN_INT8 = 0.6  # times a call in full precision, where it is not measured
-ALONE = 0.05  # s of features where they are not measured
+IN_INT8 = 0.6  # time of an INT8 call over one in full precision, if it is not measured
+ALONE = 0.05  # seconds for an image's features, if they are not measured
 
 
 @dataclass(frozen=True)
 class GraphCosts:
-    """Of one graph: layers that may be in INT8 and kinds of them, calls and multiplications of an
-    image, seconds of a call for one image on one thread in full precision and in INT8.
+    """Hold the costs of one graph.
+
+    `layers` may be in INT8, of `kinds` kinds; `calls` and `multiplications` are those of one image.
+    `full_s` and `int8_s` are the seconds of a call for one image on one thread.
     """
 
     layers: int
@@ -51,8 +53,8 @@ class GraphCosts:
 
 @dataclass(frozen=True)
 class ExportCosts:
-    """Seconds, with the threads asked for, and bytes of resident memory at most, as far as the
-    measurement came.
+    """Hold the seconds of an export with the threads that were asked for, and the peak resident
+    memory in bytes that the measurement had reached at each stage.
     """
 
     graphs: Mapping[str, GraphCosts]
@@ -62,11 +64,11 @@ class ExportCosts:
     graphs_bytes: int
     calibration_bytes: int
     images_bytes: int
-    is_scaled: bool  # from one call, since an image takes long
+    is_scaled: bool  # the costs follow from one call of each graph, because an image takes long
 
     @property
     def int8_image_s(self) -> float:
-        """Of an image in INT8, as `prices.image` is of one in full precision."""
+        """Return the seconds of an image in INT8; `prices.image` has those in full precision."""
         full, int8 = (
             sum(g.calls * seconds for g, seconds in self._calls(which)) for which in (0, 1)
         )
@@ -82,7 +84,7 @@ def measured_costs(
     settings: SearchSettings,
     context: Context,
 ) -> ExportCosts:
-    """Of an export of this generator; its first runtime stands for the others."""
+    """Measure the costs of an export of this generator; its first runtime stands for the others."""
     loaded, began = peak_bytes(), time.monotonic()
     models = fp32_models(source, context.listen)
     traced = time.monotonic() - began
@@ -102,7 +104,7 @@ def measured_costs(
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is known after the first calls."""
+    """Hold what is known after the first calls."""
 
     source: LoadedGenerator
     models: Models
@@ -128,20 +130,22 @@ class _Measured:
 
 
 def _call_seconds(session: Callable[..., Array], calls: Sequence[Mapping[str, Array]]) -> float:
-    """Of the middle call; of the faster one of two where that takes no second."""
+    """Return the seconds of the middle call; if it takes less than a second, of the
+    faster of two.
+    """
     inputs = calls[len(calls) // 2]
     first = seconds(lambda: session(**inputs))
     return first if first > LONG else min(first, seconds(lambda: session(**inputs)))
 
 
 def _scaled(found: _Measured, image: float, graphs_s: float) -> ExportCosts:
-    """From one call of each graph."""
+    """Scale the costs from one call of each graph."""
     moments = {
         name: WeightMoments(model, 1, quantizable(found.models, name))
         for name, model in found.models.items()
     }
     peak = peak_bytes()
-    del moments  # what they take at most was asked
+    del moments  # they were made only to see the most memory that they take
     rounding = rounding_price(found.models, MOST_BYTES)
     call_bytes = found.graphs_bytes - found.loaded_bytes
     return ExportCosts(
@@ -159,7 +163,7 @@ def _scaled(found: _Measured, image: float, graphs_s: float) -> ExportCosts:
 def _rehearsed(
     found: _Measured, full: FullPrecision, target: Runtime, graphs_s: float
 ) -> ExportCosts:
-    """From a rehearsal."""
+    """Measure the costs in a rehearsal."""
     done = rehearsed(found.source, found.models, found.calls, full.context.threads)
     calibration_bytes = peak_bytes()
     prices = measured_prices(full, target, done)

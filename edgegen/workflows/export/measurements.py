@@ -1,5 +1,7 @@
-"""What a search measures: images and time of plans on one runtime, on seeds that the verdict never
-uses. Nothing here decides and nothing is noted; search.py does both.
+"""Measure what a search for a plan needs on one runtime: images and times of plans, on seeds that
+the verdict never uses.
+
+Nothing here decides or notes anything; search.py does both.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ Convolution = tuple[str, str]  # graph, node
 
 @dataclass(frozen=True)
 class SearchSubject:
-    """What plans are searched for: FP32 models, the calibrated models that are quantized, and the
-    plan with everything in int8 that may be.
+    """Hold what plans are searched for: the FP32 models, the calibrated models that are quantized,
+    and `base`, the plan with INT8 wherever it is allowed.
     """
 
     source: LoadedGenerator
@@ -59,26 +61,28 @@ class SearchSubject:
 
 
 class FullPrecision:
-    """The side that all plans and runtimes are compared with, made when it is first asked for."""
+    """Provide the full-precision side that all plans and runtimes are compared with; each part is
+    made when it is first needed.
+    """
 
     def __init__(self, subject: SearchSubject, settings: SearchSettings, context: Context) -> None:
         self.subject, self.settings, self.context = subject, settings, context
 
     def host(self, models: Mapping[str, ModelProto], target: Runtime, threads: int) -> Pipeline:
-        """These models as the generator's pipeline on `target`."""
+        """Return these models as the generator's pipeline on `target`."""
         batch = min(hosted_batch, self.context.memory.images)
         return hosted(models, self.subject.source.generator, threads, target, batch)
 
     @property
     def at_once(self) -> int:
-        """Candidates that are loaded beside one another: of large graphs, one."""
+        """Return how many candidates are loaded at the same time: one for large graphs."""
         graphs = (model.graph for model in self.subject.fp32.values())
         large = any(is_apart(tensor) for graph in graphs for tensor in graph.initializer)
         return 1 if large else self.context.threads
 
     @cached_property
     def _stored(self) -> Reference | None:
-        """What the distance is counted to; None where it is not."""
+        """Return the statistics that the distance is counted to; None if it is not counted."""
         return reference_for(self.subject.source.reference, self.settings.terms)
 
     @cached_property
@@ -86,12 +90,12 @@ class FullPrecision:
         return self.loaded()
 
     def loaded(self) -> Pipeline:
-        """Sessions of their own, whatever was loaded before."""
+        """Return a pipeline with sessions of its own, whatever was loaded before."""
         return self.host(self.subject.fp32, runtime(STAND_IN), self.context.threads)
 
     @cached_property
     def side(self) -> FullSide:
-        """Images and features of the search's seeds."""
+        """Return the images and features of the search's seeds."""
         source, terms = self.subject.source, self.settings.terms
         features = fast_features(judge_of(self._stored, self.context.feature_weights))
         side = FullSide(
@@ -106,22 +110,22 @@ class FullPrecision:
         return side
 
     def prepare(self) -> None:
-        """Make what the damage of every convolution is measured with, before several are at
-        once.
-        """
+        """Make everything that damages are measured with before several are measured at once."""
         self.side.projected(self.settings.images_alone)
         _ = self.recorded, self.answered
 
     @cached_property
     def recorded(self) -> dict[str, list[dict[str, Array]]]:
-        """What each graph is asked along the trajectory of one batch."""
+        """Return what each graph is asked along the trajectory of one batch."""
         return bench.record(
             self.pipeline, range(min(self.settings.images_timed, self.context.memory.images))
         )
 
     @cached_property
     def answered(self) -> dict[str, list[tuple[dict[str, Array], Array]]]:
-        """A few calls of each graph, from its first to its last, and what full precision says."""
+        """Return a few calls of each graph, from its first to its last, with the full-precision
+        answers.
+        """
         found = {}
         for graph, calls in self.recorded.items():
             places = np.linspace(0, len(calls) - 1, self.settings.calls_alone).round()
@@ -131,26 +135,28 @@ class FullPrecision:
 
     @cached_property
     def last_steps(self) -> range:
-        """How many of the sampler's last steps a plan may leave to FP32."""
+        """Return the numbers of last sampler steps that a plan may leave to FP32."""
         steps = min(map(len, timesteps_by_graph(self.recorded).values()), default=1)
         return range(min(self.settings.last_steps, steps // 2) + 1)
 
     @property
     def first_look(self) -> int:
-        """Pairs of the first look at a plan."""
+        """Return the number of pairs in the first look at a plan."""
         if self.is_small:
             return self.settings.terms.maximum
         return first_look(counted_reference(self._stored, self.settings.terms))
 
     @property
     def is_small(self) -> bool:
-        """Whether a verdict has fewer pairs than a first look otherwise."""
+        """Return whether a verdict has fewer pairs than a first look usually has."""
         return self.settings.terms.maximum < LEAST_PAIRS
 
     @property
     def most_pairs(self) -> int:
-        """Pairs at most that an undecided plan is looked at; who pays for a sharper verdict is
-        spared safer plans.
+        """Return the most pairs that an undecided plan is looked at with.
+
+        It grows with the verdict's pairs: a user who allows a sharper verdict does not want a safer
+        plan than necessary.
         """
         settings = self.settings
         if self.is_small:
@@ -159,8 +165,8 @@ class FullPrecision:
 
 
 class AnsweredOnce:
-    """A session that executes each call once: trajectories that part only at their last steps share
-    those before.
+    """Execute each different call of a session once: trajectories that differ only in their last
+    steps share the steps before.
     """
 
     def __init__(self, session: Session) -> None:
@@ -179,17 +185,19 @@ class AnsweredOnce:
 
 
 class Measurements:
-    """Of plans on one runtime; `host` executes their files, the runtime itself or its stand-in."""
+    """Measure plans on one runtime; `host` executes their files, the runtime itself or its
+    stand-in.
+    """
 
     def __init__(self, full: FullPrecision, target: Runtime, host: Runtime) -> None:
         self.full, self.target, self.host = full, target, host
 
     def damages(self, layers: Sequence[Convolution], last_steps: Sequence[int]) -> list[float]:
-        """Mean squared distance that the images' features move with these layers of one graph alone
-        in int8, for each number of last steps in FP32.
+        """Return the mean squared distance that these layers of one graph, alone in INT8, move the
+        images' features, for each number of last steps in FP32.
 
-        Of features, since that is what is judged: noise that squared pixels hardly show can move
-        them far.
+        Features count, because they are what is judged: noise that squared pixels hardly show can
+        move them far.
         """
         graph, _ = layers[0]
         count, side = self.full.settings.images_alone, self.full.side
@@ -203,8 +211,10 @@ class Measurements:
         return distances
 
     def _alone(self, layers: Sequence[Convolution]) -> Session:
-        """Their graph with everything else in FP32. A layer's rounding is the same whoever executes
-        it, and this runtime is exact on every machine and starts fastest.
+        """Return a session of the layers' graph with everything else in FP32.
+
+        A layer's rounding is the same on every runtime, so this uses the one that is exact on every
+        machine and starts fastest.
         """
         graph, _ = layers[0]
         rules: list[tuple[str, Precision]] = [(f"{g}/{node}", "int8") for g, node in layers]
@@ -212,9 +222,10 @@ class Measurements:
         return self._pipeline(self._files(alone, [graph]), FloatOnnxRuntime()).call[graph]
 
     def errors(self, layers: Sequence[Convolution], last_steps: Sequence[int]) -> list[float]:
-        """Mean squared error of the graph's answers with these layers alone in int8, over the mean
-        square of the answers, for each number of last steps in FP32: of a few calls, not of whole
-        trajectories.
+        """Return the mean squared error of the graph's answers with these layers alone in INT8,
+        over the mean square of the answers, for each number of last steps in FP32.
+
+        It is measured on a few calls and not on whole trajectories.
         """
         graph, _ = layers[0]
         int8, calls = self._alone(layers), self.full.answered[graph]
@@ -233,11 +244,11 @@ class Measurements:
     def time_saved(
         self, convolutions: Sequence[Convolution], advance: Callable[[int], None]
     ) -> list[float]:
-        """Milliseconds that each convolution in FP32 adds to everything in int8, over a whole
-        trajectory; advance(1) after each graph.
+        """Return the milliseconds that each convolution in FP32 adds to a trajectory with
+        everything else in INT8; calls advance(1) after each graph.
 
-        Below 0 only where it is FP32 that is faster beyond doubt; the least of the settings where
-        it cannot be told.
+        A value is below 0 only if FP32 is faster beyond doubt; it is the settings' least if that is
+        undecided.
         """
         full, settings = self.full, self.full.settings
         calls = {graph: len(recorded) for graph, recorded in full.recorded.items()}
@@ -250,7 +261,7 @@ class Measurements:
         ).saved(convolutions, advance)
 
     def _time_saved(self, graph: str, nodes: Sequence[str]) -> dict[str, float]:
-        """Milliseconds by node, over all calls of the graph in a trajectory."""
+        """Return the milliseconds by node over all calls of the graph in a trajectory."""
         base, calls, settings = (
             self.full.subject.base,
             self.full.recorded[graph],
@@ -263,7 +274,7 @@ class Measurements:
         middle_calls = {graph: bench.middle(self.full.recorded)[graph]}
         whole = timed(base)
         slower: dict[str, Array] = {}
-        for node in nodes:  # one session beside the first at a time, whatever memory they take
+        for node in nodes:  # only one session beside the first at a time, to bound memory
             other = timed(replace(base, rules=((f"{graph}/{node}", "fp32"), *base.rules)))
             slower |= bench.slower(whole, {node: other}, middle_calls, settings.rounds)
         saved = {}
@@ -275,7 +286,7 @@ class Measurements:
         return saved
 
     def graph_times(self) -> dict[str, tuple[float, float]]:
-        """Milliseconds of each graph's calls of a trajectory: everything in int8, and FP32."""
+        """Return the milliseconds of each graph's calls in a trajectory: all in INT8, and FP32."""
         int8 = self._pipeline(self._files(self.full.subject.base), self.target, 1)
         fp32 = self._pipeline(self.full.subject.fp32, self.target, 1)
         found = {}
@@ -288,8 +299,8 @@ class Measurements:
         return found
 
     def psnr(self, plan: Plan) -> float:
-        """dB of the plan's images to full precision, at a glance and without their features; 999
-        for equal images.
+        """Return the PSNR in dB between a few of the plan's images and full precision, without
+        their features; 999 for equal images.
         """
         count, side = self.full.settings.images_glanced, self.full.side
         images = pixels_of(self.pipeline(plan), side.seeds(0, count))
@@ -297,8 +308,10 @@ class Measurements:
         return min(PairedPsnr.of(errors).pooled_db, 999.0)
 
     def look(self, plan: Plan, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """The plan's images compared with full precision until it can be taken or left, as the
-        manifest's trail says it.
+        """Compare the plan's images with full precision until the plan can be taken or
+        dropped.
+
+        Returns the entry that the manifest's trail keeps of it.
         """
         settings, side = self.full.settings, self.full.side
         terms, holds_at = settings.terms, level(0)
@@ -311,7 +324,7 @@ class Measurements:
                 gates.chance(look, terms.maximum, holds_at),
                 tail_chance(noted, terms, holds_at),
             )
-            # of few pairs even equal images leave doubt, which no safer plan takes away
+            # with few pairs even equal images leave doubt, which no safer plan could remove
             best = best_tail_chance(len(noted.ruined), terms, holds_at)
             enough = min(1 - settings.doubt, best)
             if not settings.hope < likely < enough:
@@ -334,14 +347,14 @@ class Measurements:
         }
 
     def pipeline(self, plan: Plan) -> Pipeline:
-        """The plan's images, as this runtime or its stand-in makes them."""
+        """Return the pipeline of the plan on this runtime or its stand-in."""
         return self._with_last(
             self._pipeline(self._files(plan), self.host).call,
             plan.last,
         )
 
     def _files(self, plan: Plan, graphs: Sequence[str] | None = None) -> dict[str, ModelProto]:
-        """Q/DQ models of the runtime's dialect."""
+        """Return the plan's Q/DQ models in the runtime's dialect."""
         calibrated = self.full.subject.calibrated
         return {
             graph: qdq.quantize(calibrated[graph], graph, plan, self.target.dialect)
@@ -354,7 +367,7 @@ class Measurements:
         return self.full.host(models, host, threads or self.full.context.threads)
 
     def _with_last(self, call: Mapping[str, Session], last: int) -> Pipeline:
-        """A pipeline of these sessions whose last steps are in FP32."""
+        """Return a pipeline of these sessions with the last steps in FP32."""
         full = self.full.pipeline
         below = fp32_below(self.full.recorded, last)
         mixed = with_fp32_steps(call, full.call, below)
@@ -362,6 +375,8 @@ class Measurements:
 
 
 def _relative(found: Array, exact: Array) -> float:
-    """Squared error over squared answers; over 1 where these are all 0."""
+    """Return the mean squared error over the mean square of the exact answer, or the error itself
+    if that is 0.
+    """
     error, whole = np.square(found - exact, dtype=np.float64).mean(), np.square(exact).mean()
     return float(error / (whole or 1.0))

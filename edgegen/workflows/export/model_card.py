@@ -1,5 +1,5 @@
-"""The model card of a bundle: README.md, made from its manifest, so that it says nothing else; no
-timings, which never repeat.
+"""Write the model card of a bundle (README.md) from its manifest alone, so that the two cannot
+differ. It has no timings, because they never repeat.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ EMBEDS = {
 }
 
 
-# of Markdown, which a prompt may hold
+# characters with a meaning in Markdown, which a prompt may contain
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#&"})
 
 
 def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
-    """Markdown with the header that model hubs read. about: the manifest but for its files; pixels
-    of an image.
+    """Return the card as Markdown with the header that model hubs read.
+
+    `about` is the manifest without its files; `height` and `width` are the pixels of an image.
     """
     source, evidence = about["source"], about["evidence"]
     found = list(evidence["runtimes"].values())
@@ -124,7 +125,7 @@ def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def _gates(found: Mapping[str, Any]) -> tuple[str, str]:
-    """Ruined pairs and the class of the least PSNR."""
+    """Return the cells for the ruined pairs and for the class with the least PSNR."""
     gates = found["gates"]
     tail = gates["ruined"]
     classes = [one for one in gates["classes"] if one["psnr_db"] is not None]

@@ -1,4 +1,6 @@
-"""Plans that are given instead of searched: do they fit these graphs, and whose ranges are used?"""
+"""Check plans that are given instead of searched: whether they fit these graphs, and whose ranges
+they use.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_plan(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None:
-    """InputError names a rule, graph or tensor of the plan that these graphs do not have."""
+    """Raise InputError for a rule, graph or tensor of the plan that these graphs do not have."""
     nodes, products = (
         [
             f"{graph}/{node.name}"
@@ -58,7 +60,9 @@ def check_plan(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None
 
 
 def check_last_steps(plan: Plan, calls: Calls, path: Path) -> None:
-    """InputError for a plan that leaves more of the sampler's last steps to FP32 than it has."""
+    """Raise InputError for a plan that leaves more of the sampler's last steps to FP32
+    than it has.
+    """
     if plan.last and not fp32_below(calls, plan.last):
         steps = max(map(len, calls.values()))
         raise InputError(
@@ -70,8 +74,8 @@ def check_last_steps(plan: Plan, calls: Calls, path: Path) -> None:
 
 
 def with_ranges(plan: Plan, calibrated: Plan, listen: Listener) -> Plan:
-    """The plan with its own ranges where it was made for the models that were calibrated, else with
-    the `calibrated` ones.
+    """Return the plan with its own ranges if it was made for the calibrated models, else with the
+    ranges of `calibrated`.
     """
     if plan.model == calibrated.model:
         return plan

@@ -1,8 +1,8 @@
-"""How long each step of an export is expected to take and how much memory, from what its work costs
-on this machine.
+"""Predict the seconds and the memory of each step of an export from what its work costs on this
+machine.
 
-A search and a verdict end when enough was seen. What is predicted is the common case: LOOKS plans
-are looked at, and no pair of the verdict is ruined.
+A search and a verdict end as soon as enough is seen, so the prediction is of the common case: LOOKS
+plans are looked at, and no pair of the verdict is ruined.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from .feeds import BATCH
 from .measured_costs import ExportCosts
 from .search_settings import SearchSettings
 
-STEPS = ("FP32 graphs", "calibration", "search", "INT8 files", "verdict")  # as evidence names them
-LOOKS = 5  # plans that are looked at, for each number of last steps in FP32
-GLANCES = 2  # plans whose PSNR is asked, for each of them too
-RUNS = 2  # of a graph for one time: a call to warm up, and one that counts
-VERDICT_ROUNDS = 17  # of a whole trajectory, by which the verdict times each side
-# times what was measured: allocators keep more in a long run. Six exports (cas-dm, cas-dm adapted
-# to two sets of photos, dkgm, lcd and a brought folder) took 0.71 to 1.24 of what this predicts: no
-# factor is within 30 % of all, and too much is said rather than too little
+# the names that the evidence gives these steps
+STEPS = ("FP32 graphs", "calibration", "search", "INT8 files", "verdict")
+LOOKS = 5  # plans that are looked at for each number of last steps in FP32
+GLANCES = 2  # plans whose PSNR is measured, for each number of last steps too
+RUNS = 2  # runs of a graph for one time: one call to warm up and one that counts
+VERDICT_ROUNDS = 17  # rounds of a whole trajectory in which the verdict times each side
+# Memory is predicted as this many times what was measured, because allocators keep more in a long
+# run. Six exports (cas-dm, cas-dm adapted to two sets of photos, dkgm, lcd and a brought folder)
+# took 0.71 to 1.24 of the prediction: no factor is within 30 % of all, and too much is better than
+# too little.
 GROWN = 1.6
-FEATURE_BYTES = 8 * 1280  # of an image's features
+FEATURE_BYTES = 8 * 1280  # bytes of an image's features
 
 
 @dataclass(frozen=True)
 class StepPrediction:
-    """seconds: of the step; peak_bytes: resident memory at most while it runs."""
+    """Hold the seconds of a step and its peak of resident memory in bytes."""
 
     seconds: float
     peak_bytes: int
@@ -41,9 +43,11 @@ class StepPrediction:
 
 @dataclass(frozen=True)
 class ExportPrediction:
-    """Of each step by the name that an export's evidence gives it; image_seconds: of an image in
-    full precision; disk_bytes: that are needed at most; is_scaled: whether one call of each graph
-    was measured and the rest follows from it; allowed_seconds: None where no time was given.
+    """Hold the prediction of each step by the name that an export's evidence gives it.
+
+    `image_seconds` is for an image in full precision, `disk_bytes` the most that is needed.
+    `is_scaled`: one call of each graph was measured and the rest follows from it. `allowed_seconds`
+    is None if no time was given.
     """
 
     steps: Mapping[str, StepPrediction]
@@ -68,8 +72,9 @@ class ExportPrediction:
 
 @dataclass(frozen=True)
 class ExportWork:
-    """What is predicted: the settings of a search with the terms of its verdict, how many images
-    a first look has, runtimes, threads, seeds, bytes of an image's pixels, and the time given.
+    """Hold what is predicted: the settings of a search with the terms of its verdict, the images of
+    a first look, runtimes, threads, seeds, the bytes of an image's pixels, and the time that is
+    given in seconds.
     """
 
     search: SearchSettings
@@ -82,8 +87,9 @@ class ExportWork:
 
 
 def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPrediction]:
-    """Seconds and bytes by step. UsageError E-TIME where the time given is not enough, as from the
-    export itself.
+    """Return the seconds and bytes of each step.
+
+    Raises UsageError (E-TIME), as the export itself does, if the given time is not enough.
     """
     search, seeds, allowed = work.search, work.seeds, None
     if work.time is not None:
@@ -125,7 +131,7 @@ def _first_look(work: ExportWork, terms: Terms) -> int:
 def _search_seconds(
     costs: ExportCosts, work: ExportWork, search: SearchSettings, allowed: Allowance | None
 ) -> float:
-    """Of one runtime; no more than it may take."""
+    """Return the seconds of the search on one runtime, at most what it may take."""
     steps = max((g.calls for g in costs.graphs.values()), default=1)
     ladders = min(search.last_steps, steps // 2) + 1
     timing = _timing_seconds(costs, search)
@@ -141,8 +147,8 @@ def _search_seconds(
 
 
 def _timing_seconds(costs: ExportCosts, search: SearchSettings) -> float:
-    """Of one layer of each kind that is timed, beside the graph with all in INT8, on one thread;
-    then of the graphs, and of full precision.
+    """Return the seconds of timing on one thread: one layer of each kind that is timed, beside the
+    graph with all in INT8; then each graph in INT8 and in full precision.
     """
     graphs = costs.graphs.values()
     every = sum(g.kinds for g in graphs)
@@ -155,7 +161,9 @@ def _timing_seconds(costs: ExportCosts, search: SearchSettings) -> float:
 def _damage_seconds(
     costs: ExportCosts, work: ExportWork, search: SearchSettings, ladders: int
 ) -> float:
-    """Of every layer alone: along whole trajectories, or of some, and the errors of all."""
+    """Return the seconds of measuring every layer alone along whole trajectories, or some of them
+    so and the errors of all.
+    """
     layers = sum(g.layers for g in costs.graphs.values())
     steps = max((g.calls for g in costs.graphs.values()), default=1)
     once = costs.prices.image * (1 + (ladders - 1) / steps) + ladders * costs.prices.features
@@ -180,8 +188,8 @@ def _trajectory_work(costs: ExportCosts) -> float:
 
 
 def _verdict_seconds(costs: ExportCosts, work: ExportWork, terms: Terms) -> float:
-    """Of one runtime: a first look with features, pixels until no ruined pair says enough, and
-    the times of both sides.
+    """Return the seconds of the verdict on one runtime: a first look with features, pixels until
+    the absence of ruined pairs decides, and the times of both sides.
     """
     featured = min(_first_look(work, terms), terms.maximum)
     pixels = max(featured, min(terms.tail_looks(level(0)).first, terms.pixel_pairs))
@@ -191,8 +199,8 @@ def _verdict_seconds(costs: ExportCosts, work: ExportWork, terms: Terms) -> floa
 
 
 def _peaks(costs: ExportCosts, work: ExportWork, terms: Terms) -> list[float]:
-    """Resident memory at most, by step: what was measured, grown, and what a side keeps of its
-    images.
+    """Return the peak of resident memory by step, in bytes: what was measured, times GROWN, and the
+    images that a side keeps.
     """
     featured = _first_look(work, terms)
     pixels = max(featured, min(terms.tail_looks(level(0)).first, terms.pixel_pairs))

@@ -1,5 +1,5 @@
-"""What an export's work costs on this machine: an image, its features, a plan, a seed that is
-calibrated on.
+"""Measure what an export's work costs on this machine: an image, its features, a plan, and a seed
+of the calibration.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
     from ...core.runtime import Runtime
 
-# images that a price is measured on, unless the first takes longer than all
+# least and most images that a price is measured on, unless the first one takes PRICED_SECONDS
 PRICED = (8, 64)
 PRICED_SECONDS = 2.0
-LONG = 1.0  # s that an image takes, from which on nothing is rehearsed
-CALIBRATING = 6.0  # times such an image: of all four runs of a calibration
+LONG = 1.0  # seconds of an image beyond which nothing is rehearsed
+CALIBRATING = 6.0  # cost of a seed in all four runs of a calibration, in images
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Seconds on this machine, with the threads asked for: of an image in full precision from noise
-    or prompt to pixels, of its features, of a plan that becomes files and sessions, of a seed that
-    is calibrated on, and of a calibration without any.
+    """Hold seconds on this machine with the threads that were asked for.
+
+    `image` is from noise or prompt to pixels in full precision, `features` are an image's, `plan`
+    turns a plan into files and sessions, `seed` calibrates on one seed, and `start` is a
+    calibration's cost without seeds.
     """
 
     image: float
@@ -45,19 +47,23 @@ class Prices:
     start: float
 
     def verdict(self, pairs: int, pixels: int) -> float:
-        """Of so many pairs whose features are compared, and so many whose pixels are."""
+        """Return the seconds of a verdict that compares the features of `pairs` and the pixels of
+        `pixels` pairs.
+        """
         return pixels * 2 * self.image + pairs * 2 * self.features
 
     def pixels(self, pairs: int, seconds: float) -> int:
-        """Pairs at most whose pixels can be compared in this time, beside these features."""
+        """Return the most pairs whose pixels fit into `seconds` beside the features of `pairs`."""
         return int((seconds - pairs * 2 * self.features) / (2 * self.image))
 
 
 def measured_prices(
     full: FullPrecision, target: Runtime, rehearsal: Rehearsed | None = None
 ) -> Prices:
-    """Noted, so that an export that is started again plans the same. target: whose plan is made;
-    rehearsal: of these models, where there was one.
+    """Return the prices, noted in the cache so that an export that is started again makes the same
+    plan of its time.
+
+    `target` builds the plan that is timed; `rehearsal` is one of these models, if there was one.
     """
     models = full.subject.fp32
     asked = {

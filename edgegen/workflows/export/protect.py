@@ -1,5 +1,5 @@
-"""edgegen export --protect-regions: the layers whose rounding damages some regions most stay in
-full precision.
+"""Keep the layers in full precision whose rounding damages the chosen regions most (edgegen export
+--protect-regions).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from ..context import Context
 
-SEEDS = 16  # images that say which layers matter
-# of the regions' squared error: the part of the layers that stay in full precision
+SEEDS = 16  # images that show which layers matter
+# share of the regions' squared error whose layers stay in full precision
 KEPT = 0.75
 
 
 @dataclass(frozen=True)
 class Protect:
-    """Regions as people write them, "2,5" of a grid such as "3x3" or of a mask PNG."""
+    """Hold the regions as a user writes them: "2,5" of a grid such as "3x3" or of a mask PNG."""
 
     chosen: str
     regions: str
@@ -40,8 +40,10 @@ class Protect:
         targets: Sequence[Runtime],
         context: Context,
     ) -> tuple[Plan, dict[str, Any]]:
-        """The plan with rules in front, and what the manifest says of them; layers that matter to
-        any of the runtimes count.
+        """Return the plan with rules for the kept layers in front, and what the manifest says of
+        them.
+
+        A layer is kept if it matters on any of the runtimes.
         """
         masks, numbers = self.numbers(source)
         costs = {k: multiplications(m) for k, m in even.items()}
@@ -64,21 +66,23 @@ class Protect:
         return replace(plan, rules=(*rules, *plan.rules)), about
 
     def numbers(self, source: LoadedGenerator) -> tuple[Any, list[int]]:
-        """Masks of all regions, and which of them are chosen; UsageError for what these images do
-        not have.
+        """Return the masks of all regions and the numbers of the chosen ones.
+
+        Raises UsageError for regions that these images do not have.
         """
         from ...core.graph import torch_graphs
         from ...explain.regions import regions, set_of
 
-        torch_graphs(source.generator.graphs())  # whose layers these are
+        # the damage is attributed to torch layers; this refuses a generator without them
+        torch_graphs(source.generator.graphs())
         parts = regions(self.regions, *source.generator.image_shape[1:])
         chosen = set_of(self.chosen, parts.count)
         return parts.masks, [r for r in range(parts.count) if chosen >> r & 1]
 
 
 def first_layers(parts: Mapping[str, float], cost: Mapping[str, float]) -> list[str]:
-    """Layers with the most damage a multiplication first, until they have KEPT of all damage
-    together.
+    """Return the layers with the most damage for each multiplication first, until together they
+    have KEPT of all damage.
     """
     order = sorted(parts, key=lambda path: (-parts[path] / cost[path], path))
     total, taken, found = sum(parts.values()), 0.0, []

@@ -1,7 +1,7 @@
-"""Files to evidence: does each runtime compute what its file says, how good are its images, and how
-fast is it?
+"""Prove a bundle's files: does each runtime compute what its file says, how good are its images,
+and how fast is it?
 
-Works on an opened bundle, so that export and verify prove the very files that ship, in the same
+It works on an opened bundle, so that export and verify prove the very files that ship in the same
 way.
 """
 
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
     from ..context import Context
 
 REFERENCE = "evidence/reference.safetensors"
-TIMED_IMAGES = 8  # in a batch
-REFEREED_IMAGES = 2  # that the reference evaluator computes
-COMPARED_IMAGES = 32  # whose pixels FP32 runtimes must agree on
-PICTURED = 10  # images of the bundle's picture
+TIMED_IMAGES = 8  # images in a timed batch
+REFEREED_IMAGES = 2  # images that the reference evaluator computes
+COMPARED_IMAGES = 32  # images whose pixels the FP32 runtimes must agree on
+PICTURED = 10  # images in the bundle's picture
 
 
 @dataclass(frozen=True)
 class RuntimeEvidence:
-    """One runtime's evidence."""
+    """Hold the evidence for one runtime."""
 
     name: str
     executed_by: str  # the runtime itself, or the stand-in
-    why: str | None  # why it could not run here
+    why: str | None  # why the runtime itself could not run here
     judgement: Judgement
     latency: bench.Latency | None
-    speed: float | None  # fastest FP32 runtime's time over this one's
-    # bytes of INT8 ONNX, and of FP32 ONNX for the last steps, over FP32 ONNX bytes
+    speed: float | None  # time of the fastest FP32 runtime over this one's
+    # bytes of INT8 ONNX, with the FP32 ONNX of the last steps, over the bytes of FP32 ONNX
     size: float
     refereed: Mapping[str, parity.Refereed]
     placement: Mapping[str, Mapping[str, int]]  # graph -> what executed it -> nodes
@@ -89,20 +89,21 @@ class RuntimeEvidence:
 
 @dataclass(frozen=True)
 class Proof:
-    """Everything that was measured on one machine in one run."""
+    """Hold everything that was measured on one machine in one run."""
 
     judged: tuple[RuntimeEvidence, ...]
-    full: Mapping[str, bench.Latency]  # FP32 by runtime
-    baseline: str  # the fastest of them
-    same_pixels: float | None  # between FP32 runtimes; None with only one
-    pictures: Mapping[str, np.ndarray]  # a few INT8 images by runtime, and FP32 under ""
+    full: Mapping[str, bench.Latency]  # FP32 latency by runtime
+    baseline: str  # the fastest FP32 runtime
+    # least share of pixels that FP32 runtimes agree on; None with only one
+    same_pixels: float | None
+    pictures: Mapping[str, np.ndarray]  # a few INT8 images by runtime, and those of FP32 under ""
 
     @property
     def passed(self) -> bool:
         return all(j.passed for j in self.judged)
 
     def again(self, other: Proof) -> Proof:
-        """With what `other` says of its runtimes."""
+        """Return this proof with the evidence of the runtimes in `other` in place of its own."""
         newer = {j.name: j for j in other.judged}
         judged = tuple(newer.get(j.name, j) for j in self.judged)
         return replace(self, judged=judged, pictures={**self.pictures, **other.pictures})
@@ -124,8 +125,11 @@ def prove(
     trust_engines: bool = False,
     against: Reference | None = None,
 ) -> Proof:
-    """Judge each runtime of `trials` on its seeds, against the bundle's reference or another one.
-    GateFailed when one computes something else than its file or FP32 differs.
+    """Judge each runtime of `trials` on its seeds, against the bundle's reference or the one of
+    `against`.
+
+    Raises GateFailed if a runtime computes something else than its file or the FP32 runtimes
+    differ, and RuntimeMissing if the stand-in cannot run.
     """
     for name in trials:
         bundle.built(name)
@@ -138,7 +142,7 @@ def prove(
 
 @dataclass(frozen=True)
 class _Prover:
-    """One bundle on this machine."""
+    """Prove one bundle on this machine."""
 
     bundle: Bundle
     terms: Terms
@@ -185,14 +189,18 @@ class _Prover:
         return Proof(tuple(judged), full, baseline, same_pixels, pictures)
 
     def _int8(self, name: str) -> Pipeline:
-        """On one thread: what takes long runs several of its batches at once. Loaded once."""
+        """Return the INT8 pipeline, loaded once, on one thread: long work runs several of its
+        batches at once.
+        """
         if name not in self.loaded:
             made = int8(self.bundle, name, 1, self.trust_engines)
             self.loaded[name] = replace(made, batch=self.context.memory.images)
         return self.loaded[name]
 
     def _fp32(self, names: Iterable[str]) -> dict[str, Pipeline]:
-        """FP32 on each of these runtimes that runs ONNX here, and on the stand-in."""
+        """Return the FP32 pipelines of these runtimes and the stand-in, as far as they run ONNX
+        here.
+        """
         runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
         return {
             n: self.bundle.pipeline(runtime(n), "fp32", 1, self.context.memory.images)
@@ -203,8 +211,8 @@ class _Prover:
     def _referee(
         self, name: str, recorded: Mapping[str, list[dict[str, Array]]]
     ) -> dict[str, parity.Refereed]:
-        """Each graph against the ONNX reference evaluator, on the first, middle and last call; of a
-        large one, a sample of its layers.
+        """Compare each graph with the ONNX reference evaluator on its first, middle and last call;
+        of a large graph, compare a sample of its layers.
         """
         judge, host = runtime("reference"), runtime(STAND_IN)
         pipeline, bundle = self._int8(name), self.bundle
@@ -236,8 +244,10 @@ class _Prover:
         names: list[str],
         recorded: Mapping[str, list[dict[str, Array]]],
     ) -> tuple[dict[str, bench.Latency], dict[str, bench.Latency]]:
-        """One thread, batch 8, the mean step: FP32 by runtime, INT8 by runtime; all in one
+        """Time the mean step on one thread, in batches of at most 8, all in one
         interleaved run.
+
+        Returns the latency of FP32 by runtime and that of INT8 by runtime.
         """
         running = [name for name in names if executor(name) == name]
         candidates = {f"{name} fp32": pipeline for name, pipeline in fp32.items()}
@@ -248,8 +258,10 @@ class _Prover:
     def _full_side(
         self, baseline: str, fp32: Mapping[str, Pipeline]
     ) -> tuple[FullSide, float | None]:
-        """The fastest FP32 runtime's side, and the share of pixels that are the same on all of
-        them; GateFailed where too few are.
+        """Return the side of the fastest FP32 runtime and the least share of pixels that is equal
+        on all of them.
+
+        Raises GateFailed if it is too small.
         """
         stored, bundle = self.against, self.bundle
         if stored is None and self.terms.is_distance_counted:
@@ -285,7 +297,7 @@ class _Prover:
 
 @contextmanager
 def _labelled(listen: Listener, labels: Mapping[int, str]) -> Iterator[Progress]:
-    """Progress whose label follows from how many pairs are counted to."""
+    """Yield a progress whose label depends on the number of pairs that is counted to."""
     with ExitStack() as stack:
         advance: Advance | None = None
         done = total = 0
@@ -303,7 +315,9 @@ def _labelled(listen: Listener, labels: Mapping[int, str]) -> Iterator[Progress]
 
 
 def _size(bundle: Bundle, name: str) -> float:
-    """Of all that the device holds: INT8, and what runs in FP32 at the last steps."""
+    """Return the bytes of all that the device holds (INT8, and the graphs in FP32 at the last
+    steps) over the bytes of FP32.
+    """
     built, files = bundle.manifest.runtimes[name], bundle.manifest.files
     full = {graph: files[f].bytes for graph, f in bundle.manifest.graphs.items()}
     return (

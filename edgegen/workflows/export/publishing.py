@@ -1,4 +1,4 @@
-"""Where an export's files go: whole under the name asked for, or under rejected/ beside it."""
+"""Publish an export's files: whole under the requested name, or under rejected/ beside it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from ...core.files import publish, publish_alone
 from ...core.temporary import sweep
 from ...errors import GateFailed
 
-REJECTED = "rejected"  # folder beside an output, of what a gate refused
+REJECTED = "rejected"  # folder beside an output that keeps what a gate refused
 
 
 @contextmanager
 def published(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder that becomes `out` when the block ends well; Busy while another export writes it."""
+    """Yield a folder that becomes `out` if the block ends well. Raises Busy while another export
+    writes.
+    """
     with publish_alone(out, MANIFEST, overwrite) as folder:
         sweep(out.parent / REJECTED)
         (folder / "graphs").mkdir()
@@ -25,10 +27,11 @@ def published(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
-    """The error, after what was made and measured has been kept under rejected/, never under the
-    final name.
+    """Keep what was made and measured under rejected/, never under the final name, and return the
+    error with that place in it.
     """
-    if not (folder / MANIFEST).is_file():  # it failed before there was a whole to look at
+    # it failed before the bundle was whole, so there is nothing to look at
+    if not (folder / MANIFEST).is_file():
         return error
     kept = out.parent / REJECTED / out.name
     with publish(kept, MANIFEST, overwrite=True) as other:

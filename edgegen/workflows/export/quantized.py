@@ -1,5 +1,5 @@
-"""A generator's graphs as INT8 files, and which layer's rounding damages which region of its
-images: predicted, and measured by putting layers back.
+"""Measure which layer's rounding damages which region of a generator's images in INT8: predicted,
+and checked by putting layers back.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Quantized:
-    """A generator's graphs with a plan's INT8 convolutions, whole or with one layer put back into
-    full precision.
+    """Build a generator's graphs with a plan's INT8 convolutions, whole or with one layer put back
+    into full precision.
 
-    even: the ONNX models after equalization, which a plan quantizes; target: the runtime whose
-    dialect the files are in, executed by the stand-in where it cannot run here.
+    `even` are the equalized ONNX models that a plan quantizes; `target` is the runtime in whose
+    dialect the files are, executed by the stand-in if it cannot run here.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class Quantized:
         threads: int,
         listen: Listener = silent,
     ) -> None:
-        # a program in torch has no name for every product that its ONNX file has
+        # not every product of an ONNX file has a name in the torch program, so products are left
+        # out
         plan = replace(plan, linear=())
         self.source, self.even, self.plan, self.target = source, even, plan, target
         self.threads, self.listen = threads, listen
@@ -58,8 +59,8 @@ class Quantized:
         return replace(self.plan, rules=((path, "fp32"), *self.plan.rules))
 
     def layers(self, gated: Mapping[str, Gated]) -> list[QuantizedLayer]:
-        """Convolutions in int8, in the order the graphs have them, with the roundings that go when
-        one is put back.
+        """Return the INT8 convolutions in the order of the graphs, each with the roundings that
+        disappear when it is put back.
         """
         from ...explain.damage import QuantizedLayer
 
@@ -81,7 +82,10 @@ class Quantized:
     def attributed(
         self, masks: np.ndarray, seeds: Sequence[int], label: int | None
     ) -> tuple[list[QuantizedLayer], Attribution]:
-        """Which layer's rounding does how much to each region."""
+        """Return the INT8 layers and how much each layer's rounding does to each region.
+
+        Raises UsageError if the plan keeps no convolution in INT8.
+        """
         from ...core.graph import torch_graphs
         from ...explain.damage import attribute
         from ...explain.gates import Gated
@@ -109,8 +113,10 @@ class Quantized:
         seeds: Sequence[int],
         label: int | None,
     ) -> np.ndarray:
-        """(layers, seeds, regions): the squared error that goes when each layer alone is put back.
-        rest: all in int8.
+        """Return (layers, seeds, regions): the squared error that goes when each layer alone is put
+        back.
+
+        `rest` is the pipeline with all in INT8.
         """
         from ...explain.agreement import by_region
 

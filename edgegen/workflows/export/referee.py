@@ -1,5 +1,5 @@
-"""Does a runtime compute the layers of a large graph as its file says? The whole of it would take
-the numpy referee hours: a sample of its layers is cut out, each with what it reads on a trajectory.
+"""Check that a runtime computes the layers of a large graph as its file says. The whole graph would
+take the numpy referee hours, so a sample of layers is cut out, each with its input on a trajectory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ...core.runtime import Session
     from ...core.spec import Array
 
-SAMPLED = 8  # layers of a graph
-EQUAL_DB = 200.0  # of equal outputs, as the referee counts
+SAMPLED = 8  # sampled layers of a graph
+EQUAL_DB = 200.0  # dB that the referee gives equal outputs
 
 
 def refereed_layers(
@@ -30,8 +30,10 @@ def refereed_layers(
     inputs: Mapping[str, Array],
     half: bool,
 ) -> parity.Refereed:
-    """The worst of a sample of the Q/DQ file's layers. load: of who executes them for the runtime;
-    inputs: of one call of the graph.
+    """Return the worst agreement in a sample of the Q/DQ file's layers.
+
+    `load` gives a session of what executes the runtime's files; `inputs` are those of one call of
+    the graph.
     """
     with file.placed() as path:
         excerpts = Excerpts(path)

@@ -1,4 +1,4 @@
-"""A rehearsal of what follows an export's FP32 graphs, over one batch of one call of each: the four
+"""Rehearse what follows an export's FP32 graphs over one batch of one call of each graph: the four
 runs of a calibration, and the plan that comes out of them as files and sessions.
 """
 
@@ -42,8 +42,8 @@ Made = TypeVar("Made", bound=Callable[..., Array])
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Graphs whose channels are even, a plan with the ranges that these calls had, and seconds: of
-    a calibration without any seed, and of each seed.
+    """Hold equalized graphs, a plan with the ranges of the rehearsed calls, and the seconds of a
+    calibration: `start_s` without any seed, and `seed_s` for each seed.
     """
 
     even: Models
@@ -52,13 +52,15 @@ class Rehearsed:
     seed_s: float
 
     def as_files(self, source: LoadedGenerator, target: Runtime) -> Pipeline:
-        """Quantized and loaded, for one thread."""
+        """Return the graphs quantized by the plan and loaded, for one thread."""
         files = {n: qdq.quantize(m, n, self.plan, target.dialect) for n, m in self.even.items()}
         return hosted(files, source.generator, 1, executing(target))
 
 
 def asked_along_a_trajectory(source: LoadedGenerator) -> dict[str, list[dict[str, Array]]]:
-    """What the sampler asks each graph for one image, of graphs that answer nothing."""
+    """Return what the sampler asks each graph for one image, recorded with stubs that
+    answer zeros.
+    """
 
     def silent(shape: Callable[[int], tuple[int, ...]]) -> Callable[..., Array]:
         return lambda **inputs: np.zeros(shape(len(next(iter(inputs.values())))), np.float32)
@@ -72,7 +74,7 @@ def asked_along_a_trajectory(source: LoadedGenerator) -> dict[str, list[dict[str
 
 
 def quantizable(models: Models, name: str) -> list[str]:
-    """Layers of a graph that a plan may speak of."""
+    """Return the layers of a graph that a plan may name."""
     plan, counts = fastest(models), multiplications(models[name])
     return [
         node.name
@@ -82,12 +84,12 @@ def quantizable(models: Models, name: str) -> list[str]:
 
 
 def rehearsed(source: LoadedGenerator, models: Models, calls: Calls, threads: int) -> Rehearsed:
-    """calls: of one image, as `asked_along_a_trajectory` has them."""
+    """Rehearse on the `calls` of one image, as `asked_along_a_trajectory` returns them."""
     return _Rehearsal(source, models, calls, threads).run()
 
 
 class _Rehearsal:
-    """Adds up what its parts take."""
+    """Add up the seconds of the rehearsal's parts."""
 
     def __init__(self, source: LoadedGenerator, models: Models, calls: Calls, threads: int) -> None:
         self.source, self.models, self.calls, self.threads = source, models, calls, threads
@@ -117,7 +119,9 @@ class _Rehearsal:
         return Rehearsed(even, plan, self.start_s, self.seed_s)
 
     def _timed(self, models: Models, make: Callable[[str, ModelProto], Made]) -> dict[str, Made]:
-        """What was made of each, with a batch shown to it."""
+        """Make an object for each model, time it, and show it a batch twice; return the objects by
+        graph.
+        """
         made = {}
         for name, model in models.items():
             began = time.monotonic()
@@ -126,13 +130,13 @@ class _Rehearsal:
             calls = self.calls[name]
             middle = calls[len(calls) // 2]
             inputs = {key: np.repeat(value, BATCH, axis=0) for key, value in middle.items()}
-            _, took = (seconds(partial(one, **inputs)) for _ in range(2))  # the first warms up
+            _, took = (seconds(partial(one, **inputs)) for _ in range(2))  # the first call warms up
             self.seed_s += len(calls) * took / BATCH
         return made
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """That this takes, by the clock."""
+    """Return the seconds of wall-clock time that `work` takes."""
     started = time.monotonic()
     work()
     return time.monotonic() - started

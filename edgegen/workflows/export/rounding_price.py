@@ -1,4 +1,4 @@
-"""How long rounding weights takes on this machine, from a sample of it."""
+"""Estimate how long weight rounding takes on this machine, from a sample of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from ...calibrate.rounding import on_grid, rounded_sizes
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# sides of the matrix that rounding is timed on: outputs, inputs
+# outputs and inputs of the matrix that rounding is timed on
 SAMPLE = (64, 384)
-OUTER = 10  # times an inversion's multiplication, one that mends the weights that are left
+# cost of an operation that corrects the remaining weights, over one that inverts a matrix
+OUTER = 10
 
 
 def rounding_price(models: Mapping[str, ModelProto], most_bytes: int) -> float:
-    """Seconds that the weights of these graphs take, with second moments of so many bytes each."""
+    """Return the seconds that rounding the weights of these graphs takes; the second moments of a
+    weight take at most `most_bytes`.
+    """
     plan = fastest(models)
     sizes = []
     for name, model in models.items():
@@ -30,7 +33,9 @@ def rounding_price(models: Mapping[str, ModelProto], most_bytes: int) -> float:
 
 
 def rounding_seconds(sizes: Sequence[tuple[int, int]]) -> float:
-    """Of weights of so many outputs and inputs, from what a sample takes."""
+    """Return the seconds that rounding weights of these (outputs, inputs) takes, scaled from a
+    sample.
+    """
     rng = np.random.default_rng(0)
     outputs, inputs = SAMPLE
     seen = rng.normal(size=(2 * inputs, inputs))

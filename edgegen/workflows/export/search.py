@@ -1,5 +1,5 @@
-"""The fastest plan inside the budget, for each runtime, by measuring time and images; on seeds that
-the verdict never uses.
+"""Search the fastest plan inside the budget for each runtime, by measuring time and images on seeds
+that the verdict never uses.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .judges import judge_of
 from .measurements import Convolution, FullPrecision, Measurements, SearchSubject
 from .search_settings import SearchSettings
 
-ANSWERS = 2  # what an answer says: raised when that changes
-SAFER = 0.5  # of the damage of a plan that its verdict contradicts, what the next one may do
+ANSWERS = 2  # version of what an answer says, raised when that changes
+SAFER = 0.5  # share of a failed plan's damage that the next plan may do
 MEASURED, COUNTED = (
     "ms of CPU time for a batch of {images}, from noise to image",
     "10^6 multiplications an image",
 )
-# what a search asks, as its bill says it
+# names of the questions in a search's bill
 TIMING = "time of each layer"
 GLANCES = "PSNR of a plan at a glance"
 LOOKS = "a plan's images compared with full precision"
@@ -42,7 +42,7 @@ LOOKS = "a plan's images compared with full precision"
 
 @dataclass
 class PlanLadder:
-    """A runtime's plans, from the fastest to the safest, and the rung that ships."""
+    """Hold a runtime's plans, from the fastest to the safest, and the rung that ships."""
 
     plans: Sequence[Plan]
     rung: int
@@ -52,8 +52,8 @@ class PlanLadder:
         return self.plans[self.rung]
 
     def safer(self) -> bool:
-        """Step to the first plan behind that damages half as much, or to the safest; whether there
-        was one.
+        """Step to the next plan that damages half as much, or to the safest, and return whether the
+        rung moved.
         """
         before, behind = self.rung, range(self.rung + 1, len(self.plans))
         most = SAFER * damage(self.plan)
@@ -65,8 +65,10 @@ class PlanLadder:
 
 @dataclass(frozen=True)
 class _Costs:
-    """Convolutions that may be in int8 with their multiplications, what each saves, and what whole
-    graphs cost. last_steps: how many of the last steps may be in FP32.
+    """Hold the convolutions that may run in INT8 with their multiplications, what each saves, and
+    what whole graphs cost.
+
+    `last_steps` are the numbers of last steps that may run in FP32.
     """
 
     multiplications: Mapping[Convolution, int]
@@ -77,16 +79,16 @@ class _Costs:
     burden: float
 
     def of(self, plan: Plan) -> float:
-        """Of a trajectory, with what FP32 weights beside INT8 ones are a burden."""
+        """Return the cost of a trajectory, with the burden of FP32 weights beside INT8 ones."""
         return cost(plan, self.graphs) * (1 + self.burden if plan.last else 1)
 
 
 class Search:
-    """Plans of one generator; the full-precision side is shared by all runtimes.
+    """Search plans for one generator; all runtimes share the full-precision side.
 
-    Each answer is noted as soon as it is known, so that a search that was stopped goes on and one
-    that is repeated asks nothing. trail: runtime -> the looks that were taken, bills: runtime ->
-    what all that took and what was not asked, for the manifest.
+    Each answer is noted as soon as it is known, so that a search that was stopped goes on and a
+    repeated one asks nothing. `trail` holds the looks that were taken and `bills` the time they
+    took and the questions that were not asked, each by runtime, for the manifest.
     """
 
     def __init__(self, subject: SearchSubject, settings: SearchSettings, context: Context) -> None:
@@ -96,28 +98,30 @@ class Search:
         self.bills: dict[str, Bill] = {}
 
     def measurements(self, target: Runtime) -> Measurements:
-        """By the runtime itself where it runs here, else by its stand-in."""
+        """Return the measurements, made on the runtime itself if it runs here, else on its
+        stand-in.
+        """
         return Measurements(self.full, target, executing(target))
 
     def plan(self, target: Runtime) -> PlanLadder:
-        """The fastest plan that fresh seeds will find within the budget, as far as seen here; the
-        safest when there is none.
+        """Return the plans with the fastest chosen that fresh seeds will probably find within the
+        budget, or the safest if there is none.
         """
-        if not target.dialect.int8_ops:  # every plan gives the same files
+        if not target.dialect.int8_ops:  # without INT8 every plan gives the same files
             self.trail[target.name], self.bills[target.name] = [], Bill()
             return PlanLadder((self.subject.base,), 0)
         return _RuntimeSearch(self, target).run()
 
     def _judged_by(self) -> str | list[str | int]:
-        """The reference, or the network where there is none."""
+        """Return the hash of the reference, or the network's identity if no distance is counted."""
         if self.settings.terms.is_distance_counted:
             return sha256(self.subject.source.reference)
         network = judge_of(None, self.context.feature_weights)
         return [network.name, network.sha256, network.size]
 
     def key(self, target: Runtime, host: Runtime) -> str:
-        """Of everything that the answers depend on; the fastest files stand for models, ranges and
-        dialect.
+        """Return a hash of everything that the answers depend on; the Q/DQ files of the fastest
+        plan stand for models, ranges and dialect.
         """
         asked = {
             "edgegen": __version__,
@@ -136,7 +140,7 @@ class Search:
 
 
 class _RuntimeSearch:
-    """The search for one runtime: what it asks, and the notes that answer."""
+    """Search for one runtime, with its questions and the notes that answer them."""
 
     def __init__(self, search: Search, target: Runtime) -> None:
         self.settings, self.full = search.settings, search.full
@@ -151,7 +155,7 @@ class _RuntimeSearch:
     def run(self) -> PlanLadder:
         costs = self._costs()
         ladders = self._ladders(costs)
-        safest = ladders[0][-1]  # taken unseen where nothing faster is good
+        safest = ladders[0][-1]  # this plan needs no look if nothing faster is good
         faster = [
             [p for p in plans if p is not safest and costs.of(p) <= costs.of(safest)]
             for plans in ladders
@@ -187,14 +191,14 @@ class _RuntimeSearch:
     def _asked(
         self, step: str, question: str, find: Callable[[], Any], expected: float | None = None
     ) -> Any:
-        """The answer, and its seconds on the bill."""
+        """Return the answer, noted or found, and put its seconds on the bill."""
         answer = self.notes.recall(question, find)
         self.bill.add(step, self.notes.seconds(question), expected)
         return answer
 
     def _costs(self) -> _Costs:
-        """What can be in int8, and what that saves on the target: by time where it runs, else by
-        multiplications.
+        """Return what can run in INT8 and what that saves: measured as time if the target runs
+        here, else counted in multiplications.
         """
         counts = {}
         for graph, model in self.calibrated.items():
@@ -209,7 +213,7 @@ class _RuntimeSearch:
         saved = self._asked(TIMING, "saved", lambda: self._time_saved(list(counts)))
         unit = MEASURED.format(images=self.settings.images_timed)
         last_steps = self.full.last_steps
-        # an engine's FP32 would be another engine
+        # an engine's FP32 steps would need another engine
         if self.target.executable or len(last_steps) == 1:
             return _Costs(counts, saved, unit, range(1), by_share, burden)
         recorded = self.full.recorded
@@ -228,7 +232,9 @@ class _RuntimeSearch:
             return self.measure.time_saved(convolutions, advance)
 
     def _ladders(self, costs: _Costs) -> list[tuple[Plan, ...]]:
-        """From the fastest to the safest, one ladder for each number of last steps in FP32."""
+        """Return one ladder of plans, from the fastest to the safest, for each number of last steps
+        in FP32.
+        """
         damages = LayerDamages(self.measure, self.notes, self.bill, costs.last_steps).of(
             costs.multiplications
         )
@@ -244,7 +250,7 @@ class _RuntimeSearch:
         ]
 
     def _sharp(self, plans: Sequence[Plan]) -> Sequence[Plan]:
-        """Those from the first on whose images reach the PSNR asked for at a glance."""
+        """Return the plans from the first one whose images reach the required PSNR at a glance."""
         label = f"testing plans quickly for {self.target.name}"
         with self.listen.progress(label, len(plans)) as advance:
             for rung, plan in enumerate(plans):
@@ -258,8 +264,8 @@ class _RuntimeSearch:
         return float(self._asked(GLANCES, question, lambda: self.measure.psnr(plan)))
 
     def _look_price(self) -> float:
-        """Seconds that looking at a plan is expected to take: as a pair did in the looks before, or
-        in the glances.
+        """Return the seconds that a look at a plan is expected to take, from the seconds of a pair
+        in earlier looks, or else in the glances.
         """
         looks, glances = self.bill.steps.get(LOOKS), self.bill.steps.get(GLANCES)
         pairs = sum(look["pairs"] for look in self.trail)
@@ -284,7 +290,9 @@ class _RuntimeSearch:
             return self.measure.look(plan, progress)
 
     def _good(self, plan: Plan) -> bool:
-        """Compare a plan's images with full precision; what was seen goes into the trail."""
+        """Compare a plan's images with full precision, record the look in the trail, and return
+        whether the plan is likely to be within.
+        """
         expected = self._look_price()
         look = self._asked(LOOKS, f"look {_digest(plan)}", lambda: self._look(plan), expected)
         self.trail.append(look)
@@ -302,11 +310,11 @@ class _RuntimeSearch:
 
 
 def plan_in_words(plan: Plan) -> str:
-    """A plan in words, as its search tells it from others."""
+    """Describe a plan in words that distinguish it from the others of its search."""
     last = f", {steps_in_fp32(plan.last)}" if plan.last else ""
     return f"{sum(p == 'fp32' for _, p in plan.rules)} layers in FP32{last}"
 
 
 def _digest(plan: Plan) -> str:
-    """What tells it from other plans of the same search."""
+    """Return a hash that distinguishes a plan from the others of its search."""
     return hashlib.sha256(to_json([plan.rules, plan.last])).hexdigest()[:16]

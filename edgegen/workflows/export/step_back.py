@@ -1,4 +1,4 @@
-"""The verdict on what was built, and the way back to safer plans where it contradicts a search."""
+"""Judge what was built, and step back to safer plans where the verdict contradicts the search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .attempts import Attempts
 from .build import Build, rebuild
 from .prove import Proof, prove
 
-PLANS = 3  # that one export judges at most
+PLANS = 3  # most plans that one export judges for a runtime
 
 
 def prove_or_step_back(
@@ -24,13 +24,15 @@ def prove_or_step_back(
     attempts: Attempts,
     watch: Stopwatch,
 ) -> tuple[Proof, Bundle]:
-    """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one,
-    which is the next attempt, judged on seeds of its own, where there is time for it.
+    """Judge the bundle; a runtime whose plan fails gets a safer one, as the next attempt on seeds
+    of its own, if there is time.
+
+    Returns the proof and the bundle that it belongs to.
     """
 
     def judged(some: Sequence[Runtime]) -> Proof:
         trials = {target.name: attempts.trial(build.bundle, target.name, terms) for target in some}
-        # the engines were just built here
+        # the engines were just built here, so they are trusted
         return prove(build.bundle, trials, terms, context, trust_engines=True)
 
     before = watch.left
