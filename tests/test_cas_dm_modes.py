@@ -102,6 +102,13 @@ def test_2_a_frozen_run_has_the_theta_of_a_joint_run_of_half_its_length() -> Non
     assert not same(frozen.generator.networks["phi"].state_dict(), start)
 
 
+def test_a_base_is_adapted_with_most_steps_for_theta() -> None:
+    model = CasDm(FROZEN)
+    spans = {o.name: o.span for o in model.adapting()}
+    assert spans == {"theta": (0.0, 0.8), "phi": (0.8, 1.0)}
+    assert {o.span for o in CasDm(CONFIG).adapting()} == {(0.0, 1.0)}
+
+
 def test_a_frozen_theta_speaks_without_dropout() -> None:
     model = shaken(replace(CONFIG, mode="frozen", theta=DROPS))
     model.networks["phi"].eval()

@@ -157,6 +157,21 @@ def test_the_teacher_is_resumed_and_adapting_plays_the_game(tmp_path: Path) -> N
     assert [o.name for o in IscGan(config).adapting()] == ["generator", "discriminator"]
 
 
+@pytest.mark.slow
+def test_a_fine_tuning_of_every_weight_plays_the_game_too(tmp_path: Path) -> None:
+    asked = replace(settings(replace(TINY, qat=True), 16), finetune={})
+    seen: list[str] = []
+    run.train(
+        asked,
+        shapes(40, 16),
+        tmp_path / "run",
+        False,
+        5,
+        lambda trainer, report: seen.extend(o.name for o in trainer.objectives),
+    )
+    assert set(seen) == {"generator", "discriminator"}
+
+
 def test_the_recipe_goes_on_where_photos32_ends() -> None:
     recipe, game = FAMILY.recipes["qat32"](), FAMILY.recipes["photos32"]()
     assert replace(recipe.config, qat=False) == game.config

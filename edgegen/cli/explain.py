@@ -12,7 +12,7 @@ from ..workflows.source_choices import refuse_onnx
 from . import output
 from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .moved import moved
-from .options import Overwrite, Regions, Source, Threads
+from .options import LayeredSource, Overwrite, Regions, Threads
 
 if TYPE_CHECKING:
     from ..workflows.explain import ExplainResult
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     }
 )
 def explain(
-    source: Source,
+    source: LayeredSource,
     out: Annotated[
         Path,
         typer.Option(

@@ -6,11 +6,11 @@ from ..workflows import generators
 from ..workflows.source_choices import refuse_onnx
 from . import output
 from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
-from .options import Source
+from .options import LayeredSource
 
 
 def layers(
-    source: Source,
+    source: LayeredSource,
     prompts: Prompts = None,
     lora: Lora = None,
     drop_safety_checker: DropSafetyChecker = False,

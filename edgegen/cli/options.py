@@ -17,6 +17,10 @@ Source = Annotated[
     str,
     typer.Argument(help="Zoo name, run folder, diffusers folder or ONNX file.", metavar="SOURCE"),
 ]
+# what has layers that torch knows
+LayeredSource = Annotated[
+    str, typer.Argument(help="Zoo name, run folder or diffusers folder.", metavar="SOURCE")
+]
 Runtimes = Annotated[
     str | None,
     typer.Option(help="Runtimes, separated by commas (default: all runtimes of the bundle)."),

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..core.graph import Batch, Generator, Objective
 from ..errors import EdgegenError, InputError, UsageError
-from ..families import Judged, Recipe, TwiceDifferentiated
+from ..families import Adapting, Judged, Recipe, TwiceDifferentiated
 from .averages import averaged_copy, copy_weights
 from .device import configure
 from .feed import Feed
@@ -40,7 +40,8 @@ class TrainerOptions:
     """How a run computes, and which objectives it trains.
 
     only: the one objective to train, whose span becomes the whole run; compiled: whether torch
-    compiles the networks; eight_bit: whether Adam's state has 8 bits.
+    compiles the networks; eight_bit: whether Adam's state has 8 bits; adapts: whether a trained
+    generator is adapted to other photos, so that its family's objectives for adapting train.
     """
 
     device: torch.device = CPU
@@ -48,6 +49,7 @@ class TrainerOptions:
     only: str | None = None
     compiled: bool = False
     eight_bit: bool = False
+    adapts: bool = False
 
 
 @dataclass
@@ -94,7 +96,10 @@ class Trainer:
         _check(generator, recipe, photos)
         configure(device, recipe.precision)
         _move(generator, device)
-        objectives = chosen_objectives(tuple(generator.objectives()), options.only)
+        chosen = generator.objectives
+        if options.adapts and isinstance(generator, Adapting):
+            chosen = generator.adapting
+        objectives = chosen_objectives(tuple(chosen()), options.only)
         owned = {o.name: _networks_of(o, generator.networks) for o in objectives}
         average = {
             name: averaged_copy(generator.networks[name], recipe.ema)

@@ -200,6 +200,7 @@ def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trai
         settings.only,
         settings.compiled,
         settings.eight_bit,
+        settings.finetune is not None,
     )
     return Trainer.start(generator, settings.recipe, photos, settings.seed, how)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ from ..unet import fold_batch_norms
 from .config import CasDmConfig
 from .losses import METRIC_WEIGHTS, gate_loss, gate_weights
 from .networks import NoisePredictor, Refiner
+
+# spans of the networks when a trained generator is adapted: theta draws the products, and phi only
+# refines what theta predicts
+ADAPTING = {"theta": (0.0, 0.8), "phi": (0.8, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,15 @@ class CasDm:
         return (
             Objective("theta", theta, self.theta_loss, span=spans[0]),
             Objective("phi", phi, self.phi_loss, span=spans[1]),
+        )
+
+    def adapting(self) -> Iterable[Objective]:
+        """Return the objectives, with the spans of ADAPTING where theta is finished before phi
+        begins.
+        """
+        return tuple(
+            o if self.config.mode == "joint" else replace(o, span=ADAPTING[o.name])
+            for o in self.objectives()
         )
 
     def _parameters(self, name: str) -> tuple[nn.Parameter, ...]:

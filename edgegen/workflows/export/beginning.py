@@ -1,5 +1,5 @@
-"""What an exported generator starts from, as files of its bundle: conditions, and what encodes new
-prompts.
+"""The files of a bundle that its generator starts from: its conditions, and the text encoder for
+new prompts.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from ..generators import LoadedGenerator
     from ..prompts import TextGraphs
 
-TEXT = "text"  # folder of the text encoder
-CODED, FLOAT = "int8", "float"  # how its weights are stored
-# least SQNR of every prompt of the bundle, from which a text encoder ships with 8-bit weights:
-# images of the prompts then differ by less than INT8 changes them (decision 20 has the figures)
+TEXT = "text"  # the folder of the text encoder
+CODED, FLOAT = "int8", "float"  # the two ways in which its weights are stored
+# A text encoder ships with 8-bit weights if the SQNR of every prompt of the bundle is at least
+# this: the prompts' images then differ by less than INT8 changes them (figures: decision 20).
 LEAST_SQNR_DB = 30.0
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """start: of a manifest; text: graph of the text encoder -> how its weights are stored, and how
-    near its prompts are to full precision.
+    """The entry `start` of a manifest, and for each graph of the text encoder how its weights are
+    stored and how near its prompts are to full precision (`text`).
     """
 
     start: dict[str, Any]
@@ -44,7 +44,7 @@ class Beginning:
 def write_beginning(
     source: LoadedGenerator, folder: Path, threads: int, listen: Listener = silent
 ) -> Beginning:
-    """What an exported generator starts from, with its files in the bundle that is made there."""
+    """Write the files that an exported generator starts from into the folder of its bundle."""
     start = write_start(source.generator.latent, folder)
     if source.text is None:
         return Beginning(start, {})
@@ -68,8 +68,11 @@ def _write_text_graph(
     threads: int,
     listen: Listener,
 ) -> dict[str, Any]:
-    """Write the text encoder that makes `name`: with 8-bit weights where every prompt of the
-    generator stays near enough, as the source stores it elsewhere.
+    """Write the graph of the text encoder that makes the condition `name`, and return how its
+    weights are stored.
+
+    Its weights have 8 bits if every prompt of the generator stays near enough to full precision.
+    Otherwise they are stored as the source stores them.
     """
     model = onnx_files.to_onnx(text.graphs[name], name)
     found: dict[str, Any] = {"weights": FLOAT}
@@ -86,7 +89,9 @@ def _write_text_graph(
 def _worst_prompt_db(
     latent: Latent, text: TextGraphs, name: str, file: Path, threads: int
 ) -> float:
-    """SQNR of the generator's prompt that the text encoder in the file is farthest from."""
+    """Return the SQNR in dB of the generator's prompt at which the text encoder in the file is
+    farthest from full precision.
+    """
     bank, tokens = latent.prompts, text.graphs[name].inputs[0]
     assert bank is not None  # a generator with a text encoder takes prompts
     tokenizer = ClipTokenizer(text.tokenizer, int(tokens.shape[1]), file.parent)
@@ -98,7 +103,7 @@ def _worst_prompt_db(
 
 
 def _said(found: Mapping[str, Any]) -> str:
-    """For people."""
+    """Say in a sentence how the text encoder ships."""
     measured = (
         f"with 8-bit weights, the text encoder is {found['worst_sqnr_db']:.1f} dB from full "
         "precision at the worst of its prompts"
@@ -109,6 +114,6 @@ def _said(found: Mapping[str, Any]) -> str:
 
 
 def prompts_by_use(latent: Latent) -> dict[str, Any]:
-    """How many prompts each use of seeds sees, for a manifest; empty without prompts."""
+    """Return for a manifest how many prompts each use of seeds sees; nothing without prompts."""
     bank = latent.prompts
     return {} if bank is None else {"prompts": {use: len(bank.of_use(use)) for use in USES}}

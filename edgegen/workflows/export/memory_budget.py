@@ -1,5 +1,5 @@
-"""What an export may have in memory at a time (`--memory`), and what follows from it: images of a
-batch, second moments of rounding, pixels that are kept.
+"""How much memory an export may use at a time (`--memory`), and what follows from it: the number of
+images of a batch, the second moments of rounding, and the pixels that are kept.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from ..context import MemoryShares
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# libraries and what they keep, as found with the zoo, and copies of all weights, as found with 860
-# million of them
+# the bytes that libraries keep, as measured with the zoo, and the number of copies of all weights,
+# as measured with 860 million of them
 BESIDE, COPIES = 900 << 20, 2.2
-IMAGES, MOMENTS, PIXELS = 0.5, 0.25, 0.125  # shares of what these leave
-# full precision and INT8 are compared by two sessions, and a session keeps what its largest batch
-# took: found with a model of 128 px, whose verdict took 15 GB of a budget of 11
+IMAGES, MOMENTS, PIXELS = 0.5, 0.25, 0.125  # shares of the memory that these leave
+# Two sessions compare full precision with INT8, and a session keeps the memory that its largest
+# batch took. With a model of 128 px, the verdict otherwise took 15 GB of a budget of 11.
 SESSIONS = 2
 
 
 def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -> MemoryShares:
-    """Of so many bytes, as many images at once for each thread. UsageError, which says what is
-    needed, where that is not one.
+    """Divide a budget in bytes among the images of a batch (per thread), the second moments and the
+    pixels that are kept.
+
+    UsageError, which says how much is needed, if the budget does not hold one image per thread.
     """
     most = MemoryShares()
     image = max(map(image_bytes, models.values()))
     least = least_bytes(sum(map(_weights, models.values())))
-    each = SESSIONS * image * threads  # an image of each thread
+    each = SESSIONS * image * threads  # one image of each thread
     needed = least + each / IMAGES
     if budget < needed:
         raise UsageError(
@@ -43,7 +45,7 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
             "machine with more memory",
         )
     rest = budget - least
-    moments = 2 ** math.floor(math.log2(MOMENTS * rest))  # the same from run to run
+    moments = 2 ** math.floor(math.log2(MOMENTS * rest))  # so that runs agree
     return MemoryShares(
         min(int(IMAGES * rest / each), most.images),
         moments,
@@ -52,13 +54,13 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
 
 
 def least_bytes(weights: int) -> float:
-    """What an export of so many weights takes before it holds an image."""
+    """Return the bytes that an export of so many weights takes before it holds an image."""
     return BESIDE + COPIES * FULL * weights
 
 
 def image_bytes(model: ModelProto) -> int:
-    """Of what all layers read, for one image: as much as a calibration has at a time; an axis that
-    shape inference does not know counts once.
+    """Return the bytes of everything that the layers of a graph read for one image, which is what a
+    calibration holds at a time. An axis that shape inference does not know counts once.
     """
     import onnx
 

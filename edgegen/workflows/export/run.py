@@ -1,4 +1,4 @@
-"""A trained generator to a proven INT8 bundle: the whole export, step by step."""
+"""Export a trained generator to a proven INT8 bundle: the whole export, step by step."""
 
 from __future__ import annotations
 
@@ -57,18 +57,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What an export is asked for. Raises UsageError for settings that exclude each other."""
+    """The settings of an export. Raises UsageError for settings that exclude each other."""
 
     runtimes: tuple[str, ...] = ("onnxruntime",)
     fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
-    min_psnr_db: float = 35.0  # to full precision, that the images must reach as well
-    max_ruined: float = 0.002  # share of images that anybody would tell from full precision
-    max_moved: float = 0.05  # mean square that features move, over that from seed to seed
-    max_apart: float = 0.005  # squared distance of the two sets, over the same
-    # the distance to the reference decides nothing: there is none, or one of other photos
+    min_psnr_db: float = 35.0  # of the images against full precision, at least
+    max_ruined: float = 0.002  # largest share of images that anybody would tell from full precision
+    max_moved: float = (
+        0.05  # largest mean square by which features move, over that from seed to seed
+    )
+    max_apart: float = 0.005  # largest squared distance of the two sets, over the same
+    # whether the distance to the reference decides nothing: there is none, or it is of other photos
     no_reference: bool = False
-    time: str | None = None  # that all of it may take: 45m, 2h, 90s
-    memory: str | None = None  # that it may have resident: 8GB, 500MB; None: half of what is free
+    time: str | None = None  # the whole export may take this: 45m, 2h, 90s
+    memory: str | None = None  # it may have this resident: 8GB, 500MB; None: half of what is free
     max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
     plan: Path | None = None  # a plan.json to use; no plan is searched then
     feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
@@ -77,14 +79,14 @@ class ExportSettings:
     # in full precision
     protect_regions: str | None = None
     regions: str = "3x3"
-    steps: int | None = None  # of the sampler that ships; None: the generator's own
-    solver: str | None = None  # of that sampler, one that the family knows; None: its own
-    last_steps: int | None = None  # of them, how many a plan may leave to FP32; None: 1
+    steps: int | None = None  # of the sampler that ships; None: as many as the generator has
+    solver: str | None = None  # of that sampler, and known to the family; None: its own
+    last_steps: int | None = None  # how many of the steps a plan may leave in FP32; None: 1
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # of a network that is no package's
+    feature_weights: Path | None = None  # of a feature network that no package holds
     # photos, or a file of their statistics, to judge against; None: those the generator came with
     reference: Path | None = None
-    source: SourceChoices = AS_IT_IS  # of a generator that another program made
+    source: SourceChoices = AS_IT_IS  # said of a generator that another program made
     # a second network that has to agree: "open-nsfw", or a weight file; None: none
     second_judge: str | Path | None = None
     overwrite: bool = False  # replace an earlier bundle
@@ -111,7 +113,7 @@ class ExportSettings:
 
     @property
     def terms(self) -> Terms:
-        """What a verdict holds the images to."""
+        """Return the terms to which a verdict holds the images."""
         return Terms(
             self.fid_budget,
             self.max_images,
@@ -129,22 +131,22 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A bundle and the evidence that it was published, or rejected, with."""
+    """A bundle, and the evidence with which it was published or rejected."""
 
     out: Path
     proof: Proof
-    # by runtime whose images were ruined: the layers behind them, the worst first
+    # for each runtime whose images were ruined: the layers behind them, the worst first
     behind: Mapping[str, Sequence[LayerBehind]] = field(default_factory=dict)
 
     @property
     def state(self) -> State:
-        """Of all gates of all runtimes as one: within, undecided or outside."""
+        """Return the state of all gates of all runtimes together."""
         return together(judged.judgement.state for judged in self.proof.judged)
 
     @property
     def verdict(self) -> Verdict | None:
-        """On the distance, of the runtime that is farthest from passing; None where no distance to
-        a reference is counted.
+        """Return the verdict on the distance of the runtime that is farthest from passing; None if
+        no distance to a reference is counted.
         """
         order = ("outside", "undecided", "within")
         counted = [j.comparison.verdict for j in self.proof.judged if j.comparison.is_counted]
@@ -168,9 +170,9 @@ def export_bundle(
 ) -> ExportResult:
     """Calibrate, quantize, build for each runtime, prove the images, and publish the bundle `out`.
 
-    generator: of load_generator, or what that takes. The folder appears whole or not at all. Raises
-    GateFailed, with the ExportResult as its `result` and the files under rejected/, where the
-    images are not as good; RuntimeMissing where a runtime cannot build here; Busy while another
+    generator: what load_generator returned, or what it takes. The folder appears whole or not at
+    all. Raises GateFailed, with the ExportResult as its `result` and the files under rejected/, if
+    the images are not as good; RuntimeMissing if a runtime cannot build here; Busy while another
     export writes the folder.
     """
     from ..generators import loaded
@@ -200,7 +202,7 @@ def export_bundle(
 
 @dataclass(frozen=True)
 class _Request:
-    """What one export works with."""
+    """The parts that one export works with."""
 
     source: LoadedGenerator
     settings: ExportSettings
@@ -211,7 +213,8 @@ class _Request:
     out: Path
     watch: Stopwatch
     memory: int  # bytes that may be resident
-    expected: Mapping[str, Any] = field(default_factory=dict)  # of its time, where one was given
+    # the expected time, if --time was given
+    expected: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
@@ -219,7 +222,7 @@ class _Request:
 
 
 def _export(request: _Request) -> ExportResult:
-    """Each step reads what the steps before it wrote; the manifest is written last."""
+    """Export in steps: each reads what the steps before it wrote; the manifest is written last."""
     source, settings, folder = request.source, request.settings, request.folder
     context, watch = request.context, request.watch
     # what would make the long work useless is refused before it
@@ -278,7 +281,7 @@ def _export(request: _Request) -> ExportResult:
 
 
 def _spent(request: _Request, watch: Stopwatch, attempts: Attempts) -> dict[str, Any]:
-    """What the export took beside what was expected: for the evidence, and noted for people."""
+    """Return for the evidence what the export took beside what was expected, and note it."""
     peak, expected = peak_bytes(), request.expected
     request.context.listen.note(f"took {watch}; {bytes_in_words(peak)} of memory at most")
     return {
@@ -291,8 +294,10 @@ def _spent(request: _Request, watch: Stopwatch, attempts: Attempts) -> dict[str,
 def _full_precision(
     source: LoadedGenerator, given: Plan | None, request: _Request
 ) -> tuple[_Request, dict[str, ModelProto], Calls, dict[str, float]]:
-    """The request, cut to what its memory is enough for; FP32 graphs, written; what a trajectory
-    asks them; how near they are to torch. A plan that was given and does not fit them is refused.
+    """Write the FP32 graphs. Return the request, cut to what its memory is enough for; the graphs;
+    the calls that trajectories make of them; and how near they are to torch.
+
+    UsageError for a given plan that does not fit the graphs.
     """
     models, file = _fp32(source, request), request.settings.plan
     memory = memory_shares(request.memory, models, request.context.threads)
@@ -309,7 +314,9 @@ def _full_precision(
 
 
 def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
-    """graph -> FP32 ONNX. InputError where nothing of it could be INT8 for a runtime."""
+    """Return the FP32 ONNX models by graph. InputError if nothing in them could be INT8 for a
+    runtime.
+    """
     models = fp32_models(source, request.context.listen)
     most = fastest(models)
     for target in request.targets:
@@ -320,7 +327,7 @@ def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
 def _in_time(
     request: _Request, source: LoadedGenerator, models: Mapping[str, ModelProto], calls: Calls
 ) -> _Request:
-    """The request, cut to what its time is enough for; UsageError where that is nothing."""
+    """Return the request, cut to what its time is enough for. UsageError if that is nothing."""
     settings, left = request.settings, request.watch.left
     if math.isinf(left):
         return request
@@ -351,7 +358,7 @@ def _in_time(
 
 
 def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
-    """Says what failed, and names the layers behind it."""
+    """Return the error that says what failed and names the layers behind it."""
     failed = {j.name: j.judgement for j in proof.judged if not j.passed}
     behind, said = behind_failures(build, request.targets, failed, request.context)
     what = "; ".join(str(j) for j in proof.judged if not j.passed)
@@ -361,7 +368,7 @@ def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
 
 
 def export_targets(names: Sequence[str]) -> list[Runtime]:
-    """The runtimes asked for; RuntimeMissing, before any work, when one cannot build here."""
+    """Return the runtimes asked for. RuntimeMissing, before any work, if one cannot build here."""
     targets = [runtime(name) for name in dict.fromkeys(names)]
     for target in [*targets, runtime(STAND_IN)]:
         if why := target.missing():
@@ -385,7 +392,7 @@ def _feeds(source: LoadedGenerator, settings: ExportSettings, context: Context) 
 def _searched(
     subject: SearchSubject, request: _Request
 ) -> tuple[Mapping[str, PlanLadder], Mapping[str, Any]]:
-    """Plans by runtime; what was tried, and what that took, for the manifest."""
+    """Search a plan for each runtime; return what was tried, and its cost, for the manifest."""
     search = Search(subject, request.search, request.context)
     plans = {target.name: search.plan(target) for target in request.targets}
     bills = {name: bill.to_json() for name, bill in search.bills.items()}
