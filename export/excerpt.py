@@ -118,7 +118,8 @@ class Excerpts:
             ],
             "excerpt",
             [value(IN, TensorProto.FLOAT, ["batch", *shape[1:]])],
-            [value(OUT, TensorProto.FLOAT, None)],
+            # a layer keeps the rank of what it reads; checks refuse an output without one
+            [value(OUT, TensorProto.FLOAT, [None] * len(shape))],
             [t for t in self.model.graph.initializer if t.name in used],
         )
         return helper.make_model(

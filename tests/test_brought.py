@@ -70,7 +70,8 @@ def test_a_folder_is_loaded_with_its_prompts(prompted: Path, prompts: Path) -> N
     images = few.generate(range(4))
     assert images.shape == (4, 16, 16, 3) and images.dtype == np.uint8
     again = few.generate([1], prompt=TEXTS[1])
-    np.testing.assert_array_equal(again[0], images[1])
+    # sums of a batch of four and of one image may round differently
+    np.testing.assert_allclose(again[0].astype(int), images[1], rtol=0, atol=1)
     assert (few.generate([1], prompt="a lamp") != again).any()
     assert (few.generate([1], prompt=TEXTS[1], negative="a lamp") != again).any()
 

@@ -140,6 +140,17 @@ def test_files_of_large_graphs_are_those_of_small_ones(
     assert (tmp_path / "apart" / "g.weights").is_file()
 
 
+def test_excerpts_stand_a_full_check(small_is_large: Path, tmp_path: Path) -> None:
+    """What runs an excerpt may rewrite it first, and checks what it made of it."""
+    made = qdq.quantize(held(tmp_path), "g", everything(held(tmp_path)), runtime("tensorrt").dialect)
+    file = GraphFile.made_here(onnx_files.write(made, tmp_path / "g.onnx"))
+    excerpts = Excerpts(file.path)
+    for one in excerpts.sample(8):
+        (folder := tmp_path / one.layer).mkdir()
+        for path in excerpts.write(one, test_weights.X.shape, folder):
+            onnx.checker.check_model(path, full_check=True)
+
+
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tensorrt"])
 def test_a_sample_of_layers_is_refereed(name: str, small_is_large: Path, tmp_path: Path) -> None:
     target = runtime(name)

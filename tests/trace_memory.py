@@ -79,6 +79,7 @@ def shared_folder(cache: Path) -> Path:
 
 def _put(path: Path, data: bytes) -> None:
     """Whole or not at all, since another worker may be reading."""
+    path.parent.mkdir(exist_ok=True)  # a run of other code removes the folder meanwhile
     part = path.with_suffix(f".{os.getpid()}")
     part.write_bytes(data)
     part.replace(path)
