@@ -142,7 +142,8 @@ def test_files_of_large_graphs_are_those_of_small_ones(
 
 def test_excerpts_stand_a_full_check(small_is_large: Path, tmp_path: Path) -> None:
     """What runs an excerpt may rewrite it first, and checks what it made of it."""
-    made = qdq.quantize(held(tmp_path), "g", everything(held(tmp_path)), runtime("tensorrt").dialect)
+    model, dialect = held(tmp_path), runtime("tensorrt").dialect
+    made = qdq.quantize(model, "g", everything(model), dialect)
     file = GraphFile.made_here(onnx_files.write(made, tmp_path / "g.onnx"))
     excerpts = Excerpts(file.path)
     for one in excerpts.sample(8):
