@@ -38,7 +38,10 @@ def elsewhere(python: str, code: str, suffix: str, *more: str) -> Make:
             check=False,
         )
         if done.returncode:
-            raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
+            ended = f"ended with {done.returncode} and no output"
+            if done.returncode < 0:
+                ended = f"was ended by signal {-done.returncode} (9: memory ran out)"
+            raise RuntimeError((done.stderr.strip().splitlines() or [ended])[-1])
         return out.with_suffix(suffix)
 
     return make

@@ -1,5 +1,5 @@
-"""The schemas 1 and 2 of manifest.json, as pydantic models; docs/manifest.schema.json is made from
-them.
+"""Define schemas 1 and 2 of manifest.json as pydantic models. docs/manifest.schema.json is made
+from them.
 """
 
 from __future__ import annotations
@@ -37,40 +37,63 @@ ByGraph = dict[str, str]
 
 
 class File(_Strict):
+    """Name the content of one file of the bundle."""
+
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0, le=FILE_BYTES)]
 
 
 class Start(_Strict):
-    """What the sampler starts from: noise and a label, which is all that schema 1 can say."""
+    """Describe what the sampler starts from in schema 1: noise, and a one-hot label if there are
+    classes.
+    """
 
-    shape: Annotated[list[int], Field(description="of the noise, after the batch axis")]
-    classes: Annotated[int, Field(description="of one-hot labels; 0 for a generator without")]
+    shape: Annotated[
+        list[int], Field(description="The shape of the noise, without the batch axis.")
+    ]
+    classes: Annotated[
+        int,
+        Field(description="The number of classes of the label; 0 for a generator without labels."),
+    ]
 
 
 class TextEncoder(_Strict):
-    """How a device encodes a prompt that the bundle does not hold. The sampler runs none of it."""
+    """Describe how a device encodes a prompt that the bundle does not hold. The sampler itself
+    runs none of these graphs.
+    """
 
     graphs: Annotated[
         ByGraph,
         Field(
-            description="ONNX file by the input of a condition that it makes of tokens",
+            description="The ONNX file that makes an input of the prompts from tokens, by the "
+            "name of this input.",
             max_length=8,
         ),
     ]
-    tokenizer: Annotated[list[str], Field(description="files of a CLIP tokenizer", max_length=8)]
+    tokenizer: Annotated[
+        list[str], Field(description="The files of a CLIP tokenizer.", max_length=8)
+    ]
 
 
 class ConditionedStart(_Strict):
-    """The same in schema 2."""
+    """Describe what the sampler starts from in schema 2: noise, and a list of conditions."""
 
-    shape: Annotated[list[int], Field(description="of the noise, after the batch axis")]
+    shape: Annotated[
+        list[int], Field(description="The shape of the noise, without the batch axis.")
+    ]
     conditions: Annotated[
         list[JsonObject],
-        Field(description="kind and data of each: labels, prompts or constants", max_length=64),
+        Field(
+            description="The kind of each condition (labels, prompts or constants) and its data.",
+            max_length=64,
+        ),
     ]
     arrays: Annotated[
-        str | None, Field(description="safetensors file with what they hold in numbers, by input")
+        str | None,
+        Field(
+            description="The safetensors file that holds the numbers of the conditions, by the "
+            "name of the input."
+        ),
     ] = None
     text: TextEncoder | None = None
 
@@ -82,67 +105,93 @@ def _is_conditioned(start: object) -> bool:
 
 
 class Built(_Strict):
-    """One runtime's INT8 files."""
+    """Describe the INT8 files of one runtime."""
 
-    version: Annotated[str, Field(description="of the package that built and judged them")]
-    device: Annotated[str, Field(description="what executes them, such as CPU")]
-    load: Annotated[ByGraph, Field(description="file that the runtime loads, by graph")]
-    onnx: Annotated[ByGraph, Field(description="Q/DQ ONNX that it was built from, by graph")]
+    version: Annotated[
+        str, Field(description="The version of the package that built and judged the files.")
+    ]
+    device: Annotated[str, Field(description="The device that executes the files, such as CPU.")]
+    load: Annotated[ByGraph, Field(description="The file that the runtime loads, by graph.")]
+    onnx: Annotated[
+        ByGraph, Field(description="The Q/DQ ONNX file that it was built from, by graph.")
+    ]
     until: Annotated[
         dict[str, float],
         Field(
-            description="by graph: below this timestep the FP32 graph runs instead; none if it "
-            "never does"
+            description="The timestep below which the FP32 graph runs instead, by graph. A graph "
+            "that always runs in INT8 is not listed."
         ),
     ] = {}
     code: Annotated[
-        bool, Field(description="executable code (engines): run only when signed or by request")
+        bool,
+        Field(
+            description="Whether the files are executable code (engines). edgegen runs code only "
+            "from a signed bundle or at the user's request."
+        ),
     ]
 
 
 class Manifest(_Strict):
-    """manifest.json of a bundle."""
+    """Describe a bundle: this is the content of its manifest.json."""
 
     schema_version: Annotated[
         Literal[1, 2],
         BeforeValidator(whole),
-        Field(description="the older one wherever it can say all"),
+        Field(description="The oldest schema that can express the bundle."),
     ]
     sha256: Annotated[
         Sha256,
         Field(
-            description="of this document without this entry: keys sorted, indent 2, ASCII, one "
-            "newline"
+            description="The sha256 of this document without this entry, written with sorted "
+            "keys, indent 2, ASCII, and one newline at the end."
         ),
     ]
-    edgegen: Annotated[str, Field(description="version that made the bundle")]
-    family: str
+    edgegen: Annotated[str, Field(description="The version of edgegen that made the bundle.")]
+    family: Annotated[str, Field(description="The family of the generator.")]
     source: Annotated[
         JsonObject,
-        Field(description="name, sha256 of weights or of base and adapter, data, licence"),
+        Field(
+            description="The name of the generator, the sha256 of its weights or of its base and "
+            "adapter, its data and its licence."
+        ),
     ]
     embeds_training_data: Annotated[
-        Literal["none", "features", "pixels"], Field(description="what the model holds of photos")
+        Literal["none", "features", "pixels"],
+        Field(description="What the model holds of the photos that it was trained on."),
     ]
     start: Annotated[
         Annotated[Start, Tag("schema 1")] | Annotated[ConditionedStart, Tag("schema 2")],
         Discriminator(lambda start: "schema 2" if _is_conditioned(start) else "schema 1"),
     ]
     sampler: Annotated[
-        JsonObject, Field(description="kind and constants: the loop over the graphs as data")
+        JsonObject,
+        Field(
+            description="The kind of the sampler and its constants: the loop over the graphs, as "
+            "data."
+        ),
     ]
-    graphs: Annotated[ByGraph, Field(description="FP32 ONNX by graph")]
-    scheme: Annotated[str, Field(description="the quantization that was really used, in words")]
+    graphs: Annotated[ByGraph, Field(description="The FP32 ONNX file of each graph.")]
+    scheme: Annotated[str, Field(description="The quantization that was really used, in words.")]
     calibration: Annotated[
-        JsonObject, Field(description="samples, seeds, coverage of timesteps, search of plans")
+        JsonObject,
+        Field(
+            description="The samples and seeds of the calibration, how they cover the timesteps, "
+            "and what the search of plans tried."
+        ),
     ]
-    runtimes: Annotated[dict[str, Built], Field(description="INT8 files by runtime")]
+    runtimes: Annotated[dict[str, Built], Field(description="The INT8 files of each runtime.")]
     evidence: Annotated[
         JsonObject,
-        Field(description="parity, verdicts with seeds and the reference's sha256, machine"),
+        Field(
+            description="The parity with torch, the verdicts with their seeds and the sha256 of "
+            "the reference, and the machine."
+        ),
     ]
     files: Annotated[
-        dict[str, File], Field(description="every file but manifest.json and model.sig, by path")
+        dict[str, File],
+        Field(
+            description="Every file of the bundle except manifest.json and model.sig, by its path."
+        ),
     ]
 
     @field_validator("start")
