@@ -18,7 +18,7 @@ from edgegen.core.latent import Latent
 from edgegen.core.noise import noise
 from edgegen.core.spec import Array, TensorSpec
 from edgegen.core.verdict import AtMost, Interval, together
-from edgegen.errors import UsageError
+from edgegen.errors import InputError, UsageError
 from edgegen.evidence.classes import class_names, groups
 from edgegen.evidence.full_side import FullSide, Images
 from edgegen.evidence.judge import (
@@ -99,6 +99,25 @@ def full() -> FullSide:
 
 def said(full: FullSide, other: Images, terms: Terms = TERMS) -> Judgement:
     return judge(full, other, terms, Trial(FIRST, 0.96))
+
+
+def test_one_image_from_every_seed_is_nothing_to_compare_with(full: FullSide) -> None:
+    """All that is measured relative to two seeds then divides by zero, or by rounding noise."""
+
+    def one(seeds: Sequence[int]) -> Array:
+        return np.repeat(full_images([FIRST]), len(seeds), axis=0)
+
+    def but_for_a_pixel(seeds: Sequence[int]) -> Array:
+        out = one(seeds)
+        out[np.array(seeds) % 7 == 3, 0, 0, 0] += np.float32(4 / 255)
+        return out
+
+    for reference in (full.reference, None):
+        with pytest.raises(InputError, match=r"the same image from \d+ seeds") as caught:
+            said(FullSide(one, Blocks(), reference, FIRST), noisy(0.01))
+        assert caught.value.code == "E-ONE-IMAGE" and caught.value.exit_code == 4
+        varied = FullSide(but_for_a_pixel, Blocks(), reference, FIRST)
+        assert said(varied, but_for_a_pixel).failures() == []
 
 
 def test_equal_and_hardly_different_images_pass_every_gate(full: FullSide) -> None:

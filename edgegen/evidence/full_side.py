@@ -13,7 +13,7 @@ from ..core.images import to_uint8
 from ..core.seeds import EVIDENCE
 from ..core.side_by_side import over_workers, runs
 from ..core.spec import Array
-from ..errors import EdgegenError, GateFailed, UsageError
+from ..errors import EdgegenError, GateFailed, InputError, UsageError
 from .reference import Features, Reference
 
 CHUNK = 64  # images that one worker makes between two calls of progress
@@ -60,6 +60,8 @@ class FullSide:
         self.workers, self.classes, self.second = workers, classes, second
         self.kept_bytes = KEPT_BYTES
         self._pixels: list[np.ndarray] = []
+        self._first: np.ndarray | None = None
+        self._varies = False
         self._projected: list[Array] = []
         self._second: list[Array] = []
 
@@ -113,6 +115,9 @@ class FullSide:
 
     def keep(self, part: range, pixels: np.ndarray, features: Featured | None) -> None:
         """Keep what was made of these images, as far as it is new and there is room."""
+        if self._first is None:
+            self._first = pixels[0].copy()
+        self._varies = self._varies or bool((pixels != self._first).any())
         room = self.kept_bytes // pixels[0].nbytes
         if part.start <= len(self) < part.stop:
             self._pixels.extend(pixels[len(self) - part.start :][: max(room - len(self), 0)])
@@ -122,6 +127,18 @@ class FullSide:
             self._projected.extend(self.along_reference(first[new:]))
             if second is not None:
                 self._second.extend(second[new:])
+
+    def check_variety(self) -> None:
+        """Raise InputError if all images made so far are the same one: whatever is measured
+        relative to two seeds then divides by zero.
+        """
+        if self.featured > 1 and not self._varies:
+            raise InputError(
+                "E-ONE-IMAGE",
+                f"full precision makes one and the same image from {self.featured} seeds, so "
+                "nothing can be proven of its INT8",
+                hint="look at the model's images; train it for longer, or check its file",
+            )
 
     def pixels(self, first: int, last: int) -> np.ndarray:
         """Return images first .. last - 1 as (n, h, w, 3) uint8, making those that are missing."""

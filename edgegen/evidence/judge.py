@@ -248,6 +248,8 @@ def judge(
 
     Features decide in the looks of LookSchedule; the tail is counted further, by pixels alone, in
     looks of its own.
+
+    Raises InputError if full precision makes the same image from every seed.
     """
     when = LookSchedule(min(terms.maximum, first_look(full.reference)), terms.maximum, trial.level)
     seen = Noted(full)
@@ -290,6 +292,7 @@ def gates_at(pairs: Pairs, look: DistanceLook, terms: Terms) -> GateFindings:
     """Return what the pairs of a look say beside the distance."""
     full, count, level = pairs.full, look.count, look.level
     errors, projected = pairs.errors[:count], full.projected(count)
+    full.check_variety()
     mean = float(errors.mean())
     known = None
     if full.reference is not None:

@@ -168,6 +168,13 @@ ROWS: tuple[Row, ...] = (
         "Use the last good weights; in training, use a lower learning rate.",
     ),
     (
+        "E-ONE-IMAGE",
+        (4,),
+        "A generator makes the same image from every seed in full precision, so its INT8 images "
+        "have nothing to be compared with.",
+        "Look at its images; train it for longer, or check that its file is the right one.",
+    ),
+    (
         "E-ONNX-EXTERNAL",
         (4, 6),
         "An ONNX file stores tensors in another file, or stores them wrongly in the file beside "
