@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,8 @@ def vary(run: Path) -> None:
     """Shake a run's weights: after so few steps of training, one step of lcd makes the same image
     from every seed, or nearly so.
     """
-    shipped = load_generator(str(run)).generator.shipped
+    family: Any = load_generator(str(run)).generator
+    shipped = family.shipped
     shake(shipped, 1, 0.1)
     put(run / checkpoint.WEIGHTS, checkpoint.to_bytes(shipped.state_dict()))
     (run / digests.FILE).unlink()
