@@ -112,6 +112,8 @@ def test_an_inspection_predicts_when_it_is_asked_to(
 ) -> None:
     assert run(["inspect", str(tiny_run), "--time", "9m"]) == 2
     assert "--time has no meaning without --predict - add --predict" in capfd.readouterr().err
+    assert run(["inspect", str(tiny_run), "--max-ruined", "5%"]) == 2
+    assert "--max-ruined has no meaning without --predict" in capfd.readouterr().err
     assert run(["inspect", str(tiny_run), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["predicted"] is None
     assert run(["inspect", str(tiny_run)]) == 0
@@ -123,6 +125,11 @@ def test_an_inspection_predicts_when_it_is_asked_to(
     total = sum(step["seconds"] for step in found["steps"].values())
     assert found["seconds"] == pytest.approx(total) and total > 1
     assert found["peak_bytes"] > 100e6 and found["disk_bytes"] > 1e6
+    assert run([*asked, "--json", "--max-ruined", "20%"]) == 0
+    fewer = json.loads(capfd.readouterr().out)["predicted"]
+    assert fewer["steps"]["verdict"]["seconds"] < 0.5 * found["steps"]["verdict"]["seconds"]
+    assert run([*asked, "--max-ruined", "often"]) == 2
+    assert "--max-ruined" in capfd.readouterr().err
     assert run(asked) == 0
     said = capfd.readouterr().out
     assert "predicted step" in said and "calibration" in said and "on 1 thread" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,12 +23,11 @@ from .brought_options import (
     Variant,
     with_onnx,
 )
-from .options import Source, Threads, names_of
+from .options import Source, Threads, names_of, ruined_of
 
 if TYPE_CHECKING:
     from ..workflows.export.prediction import ExportPrediction
     from ..workflows.inspect import InspectResult
-    from ..workflows.source_choices import SourceChoices
 
 Predict = Annotated[
     bool,
@@ -52,6 +52,13 @@ PredictedSteps = Annotated[
     int | None,
     typer.Option(help="With --predict: the number of sampler steps of the export.", min=1),
 ]
+PredictedRuined = Annotated[
+    str | None,
+    typer.Option(
+        "--max-ruined",
+        help="With --predict: the value of --max-ruined for the export.",
+    ),
+]
 
 
 def inspect(
@@ -70,16 +77,25 @@ def inspect(
     runtime: PredictedRuntime = None,
     steps: PredictedSteps = None,
     time: PredictedTime = None,
+    max_ruined: PredictedRuined = None,
     threads: Threads = 0,
     json: output.Json = False,
 ) -> None:
     """Describe a generator: what it is, what an export of it needs, and which parts of it edgegen
     cannot use.
     """
+    from ..workflows.export.run import ExportSettings
     from ..workflows.inspect import inspect_source
+    from ..workflows.predict import predict_export
     from ..workflows.source_choices import SourceChoices
 
-    given = {"--prompts": prompts, "--runtime": runtime, "--steps": steps, "--time": time}
+    given = {
+        "--prompts": prompts,
+        "--runtime": runtime,
+        "--steps": steps,
+        "--time": time,
+        "--max-ruined": max_ruined,
+    }
     said = next((flag for flag, value in given.items() if value is not None), None)
     if said and not predict:
         raise UsageError(
@@ -95,7 +111,18 @@ def inspect(
     )
     choices = with_onnx(choices, inputs, sampler, output_range, output_name)
     found = inspect_source(source, choices, output.terminal)
-    predicted = _predicted(source, choices, runtime, steps, time, threads) if predict else None
+    predicted = None
+    if predict:
+        settings = ExportSettings(
+            runtimes=names_of(runtime or "onnxruntime"),
+            steps=steps,
+            time=time,
+            threads=threads,
+            source=choices,
+        )
+        if max_ruined is not None:
+            settings = replace(settings, max_ruined=ruined_of(max_ruined))
+        predicted = predict_export(source, settings, output.terminal)
     document = {**found.to_json(), "predicted": predicted.to_json() if predicted else None}
     output.result("inspect", document)
     _show(found)
@@ -106,27 +133,6 @@ def inspect(
         )
     else:
         _show_predicted(predicted)
-
-
-def _predicted(
-    source: str,
-    choices: SourceChoices,
-    runtime: str | None,
-    steps: int | None,
-    time: str | None,
-    threads: int,
-) -> ExportPrediction:
-    from ..workflows.export.run import ExportSettings
-    from ..workflows.predict import predict_export
-
-    settings = ExportSettings(
-        runtimes=names_of(runtime or "onnxruntime"),
-        steps=steps,
-        time=time,
-        threads=threads,
-        source=choices,
-    )
-    return predict_export(source, settings, output.terminal)
 
 
 def _show(found: InspectResult) -> None:
