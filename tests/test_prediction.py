@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from edgegen.calibrate.rounding import on_grid
 from edgegen.cli.main import run
 from edgegen.errors import UsageError
 from edgegen.evidence.terms import Terms
-from edgegen.workflows.export import measured_costs
+from edgegen.workflows.export import measured_costs, rounding_price
 from edgegen.workflows.export.measured_costs import ExportCosts, GraphCosts
 from edgegen.workflows.export.prediction import STEPS, ExportWork, predicted_steps
 from edgegen.workflows.export.prices import Prices
@@ -104,6 +108,21 @@ def test_a_trajectory_is_asked_of_graphs_that_answer_nothing(tiny_run: Path) -> 
     assert calls.keys() == source.generator.graphs().keys()
     assert max(map(len, calls.values())) == steps
     assert all(len(value) == 1 for value in next(iter(calls.values()))[0].values())
+
+
+def test_a_slow_reading_does_not_decide_what_rounding_costs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = rounding_seconds([(64, 640)])
+    calls = iter([True])
+
+    def stopped_once(*given: Any) -> np.ndarray:
+        if next(calls, False):
+            time.sleep(1)
+        return on_grid(*given)
+
+    monkeypatch.setattr(rounding_price, "on_grid", stopped_once)
+    assert rounding_seconds([(64, 640)]) < usual + 0.5
 
 
 @pytest.mark.slow
