@@ -20,13 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from _bring_size import made
 from _result import Part, Row, arguments_of, report
+
+from edgegen.core.counting import counted
 
 RUNTIME = "openvino"
 SEEDS = "the export's own, drawn from the digest of its files"
@@ -85,6 +87,11 @@ def prompts(folder: Path) -> Path:
     path = folder / "prompts.txt"
     path.write_text("".join(f"a {colour} {thing}\n" for colour in COLOURS for thing in THINGS))
     return path
+
+
+def changed(path: Path, fields: Mapping[str, Any]) -> None:
+    """Give fields of a JSON file other values."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 def stored(folder: Path) -> int:
@@ -170,14 +177,12 @@ def after(bundle: Path, work: Path, given: argparse.Namespace) -> Iterator[Row]:
 def measured(given: argparse.Namespace, work: Path) -> Iterator[Row]:
     """Yield every row of the table."""
     folder = given.folder or work / "model"
-    if given.folder is None:
-        if not folder.is_dir():
-            made(folder)
-        scheduler = folder / "scheduler" / "scheduler_config.json"
-        scheduler.write_text(json.dumps(LCM))
-        index = json.loads((folder / "model_index.json").read_text())
-        index["scheduler"] = ["diffusers", "LCMScheduler"]
-        (folder / "model_index.json").write_text(json.dumps(index))
+    if given.folder is None and not folder.is_dir():
+        made(folder)
+        changed(folder / "unet" / "config.json", {"sample_size": given.pixels // 8})
+        changed(folder / "vae" / "config.json", {"sample_size": given.pixels})
+        changed(folder / "model_index.json", {"scheduler": ["diffusers", "LCMScheduler"]})
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(LCM))
     texts = given.prompts or prompts(work)
     out = work / "bundle"
     alike = ["--prompts", str(texts), "--guidance", str(GUIDANCE), "--steps", str(given.steps)]
@@ -219,6 +224,7 @@ def measured(given: argparse.Namespace, work: Path) -> Iterator[Row]:
 def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--folder", type=Path, help="a folder of your own (default: one is made)")
+    parser.add_argument("--pixels", type=int, default=512, help="of the made folder (default: 512)")
     parser.add_argument("--prompts", type=Path, help="its prompts (default: 64 of products)")
     parser.add_argument("--work", type=Path, help="where the files go (default: temporary)")
     parser.add_argument("--time", default="90m", help="of the export (default: 90m)")
@@ -228,7 +234,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     given = parser.parse_args()
     settings = {name: getattr(given, name) for name in ("time", "memory", "max_ruined", "steps")}
-    name = "SD1.5-shaped" if given.folder is None else given.folder.name
+    shaped = f"SD1.5-shaped, {given.pixels} px, {counted(given.threads, 'thread')}"
+    name = shaped if given.folder is None else given.folder.name
     with tempfile.TemporaryDirectory() as place:
         work = given.work or Path(place)
         work.mkdir(parents=True, exist_ok=True)
