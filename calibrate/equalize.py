@@ -234,14 +234,24 @@ class _Walk:
                 self.space(part).free = False
 
     def _reads(self, node: onnx.NodeProto, joined: str) -> None:
-        first, columns = 0, self.weights.shape(node.input[1])[1]
-        for tensor in self.parts.get(joined, [joined]):
+        """Enter a convolution as reader of each part that it reads, or pin the parts if it cannot
+        be said which channels are whose.
+        """
+        columns = self.weights.shape(node.input[1])[1]
+        tensors = self.parts.get(joined, [joined])
+        counts = [self.space(tensor).channels for tensor in tensors]
+        # what no constant layer wrote has what the others leave
+        if counts.count(0) == 1:
+            counts[counts.index(0)] = columns - sum(counts)
+        if min(counts) <= 0 or sum(counts) != columns:
+            self._pin(tensors)
+            return
+        first = 0
+        for tensor, count in zip(tensors, counts, strict=True):
             space = self.space(tensor)
             space.readers.append((node, first))
             space.tensors.append(tensor)
-            first += space.channels
-        if first not in (0, columns):
-            raise ValueError(f"{node.name} reads {columns} channels of a tensor that has {first}")
+            first += count
 
     def _writes(self, node: onnx.NodeProto) -> None:
         space = self.space(node.output[0])

@@ -76,6 +76,34 @@ def test_a_tensor_that_something_else_reads_keeps_its_scale() -> None:
     assert read_tensors(tiny.graph_of(gated, weights, 4, 4)) == []
 
 
+@pytest.mark.parametrize("parts", [["t", "r"], ["r", "t"], ["t", "u", "r"]])
+def test_channels_beside_those_that_no_layer_wrote_are_found(parts: list[str]) -> None:
+    """How many channels a tensor has is known where a layer with weights wrote it; a concatenation
+    with one other part says how many that has, and with two others says nothing.
+    """
+    rng = np.random.default_rng(0)
+    inputs = 6 + 4 * (len(parts) - 1)
+    shapes = {"a.weight": (6, 4, 1, 1), "b.weight": (4, inputs, 1, 1)}
+    weights = [
+        numpy_helper.from_array(rng.normal(0, 1, shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "a.weight"], ["r"], "a"),
+        helper.make_node("Sigmoid", ["x"], ["t"], "t"),
+        helper.make_node("Tanh", ["x"], ["u"], "u"),
+        helper.make_node("Concat", parts, ["joined"], "join", axis=1),
+        helper.make_node("Conv", ["joined", "b.weight"], ["y"], "b"),
+    ]
+    model = tiny.graph_of(nodes, weights, 4, 4)
+    observer, x = ChannelObserver(model, 1), rng.normal(0, 1, (2, 4, 8, 8)).astype(np.float32)
+    assert observer.tensors == ([] if "u" in parts else ["r"])
+    observer(x=x)
+    even = equalized(model, observer.largest)
+    assert (even.SerializeToString() == model.SerializeToString()) == ("u" in parts)
+    np.testing.assert_allclose(run(even, x=x), run(model, x=x), rtol=1e-4, atol=1e-5)
+
+
 def test_silent_channels_are_left_alone() -> None:
     weights = [
         numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), n)
