@@ -1,7 +1,7 @@
 """Export a text-to-image folder of full size as a user would, and hold it against what was
 predicted.
 
-    python -m benchmarks fullsize --work FOLDER --json docs/results/fullsize.json
+    python -m benchmarks fullsize --work FOLDER --json FILE
     python -m benchmarks fullsize --folder OWN --prompts FILE --time 10m    # another folder
 
 Without --folder, a folder of Stable Diffusion 1.5's shape with random FP16 weights is made (2.1 GB)
